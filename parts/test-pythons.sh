@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Runs the tests that need no real parts on the other Python versions that are found here, each in a virtual environment of
+# its own (.venv-3.x) and within LIMIT. Stops at the first version that fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+LIMIT=${LIMIT:-10m}
+limited=()
+if command -v timeout >/dev/null; then
+    limited=(timeout "$LIMIT")
+fi
+
+for version in ${VERSIONS:-3.10 3.12 3.13 3.14}; do
+    if ! interpreter=$(parts/python.sh "$version"); then
+        echo "Python $version is not here; left out."
+        continue
+    fi
+    echo "Python $version:"
+    make --no-print-directory PYTHON_FOR_VENV="$interpreter" VENV=".venv-$version" installed-for-tests
+    "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" -p no:cacheprovider ${PYTEST_ARGS:-}
+done

@@ -1,0 +1,47 @@
+"""See what a Python system does, and walk from a number to the very requests behind it.
+
+>>> import clew
+>>> telemetry = clew.configure()  # doctest: +SKIP
+>>> @clew.measure("checkout")
+... def checkout(cart):
+...     return len(cart)
+"""
+
+from typing import TYPE_CHECKING
+
+from clew import adoption
+from clew.__about__ import __version__
+from clew.instruments import counter, gauge, histogram, up_down_counter
+from clew.measure import measure
+from clew.metrics.views import exemplar_filter, views
+from clew.request import request, request_id
+
+if TYPE_CHECKING:
+    from clew.telemetry import ConfigurationError, Telemetry, configure
+
+__all__ = [
+    "ConfigurationError",
+    "Telemetry",
+    "__version__",
+    "configure",
+    "counter",
+    "exemplar_filter",
+    "gauge",
+    "histogram",
+    "measure",
+    "request",
+    "request_id",
+    "up_down_counter",
+    "views",
+]
+
+adoption.watch()
+
+
+def __getattr__(name: str) -> object:
+    """Import what only `configure()` needs when it is asked for, so that importing `clew` stays quick."""
+    if name in ("ConfigurationError", "Telemetry", "configure"):
+        from clew import telemetry
+
+        return getattr(telemetry, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

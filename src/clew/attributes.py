@@ -1,0 +1,208 @@
+"""Attributes of operations: few values each, cleaned once, and keyed as OpenTelemetry tells them apart."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from clew.diagnostics import count, say_once
+from clew.request import policy
+
+Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
+"""What an attribute may be; anything else becomes its `str`."""
+
+Key = tuple[tuple[str, type, Any], ...]
+"""An attribute set as a dictionary key: ``True``, ``1`` and ``1.0`` are three values, as in the SDK."""
+
+_RESERVED = frozenset({"operation.name", "error.type"})
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether `name` belongs to `clew` or OpenTelemetry, so that a user's value for it is ignored."""
+    return name in _RESERVED or name == policy.attribute or name == "request_id" or name.startswith("otel.")
+
+
+def clean_value(name: str, value: Any) -> Value:
+    """Return `value` as `str`, `bool`, `int`, `float` or a tuple of one of these; anything else as its `str`."""
+    plain = _plain(value)
+    if plain is not None:
+        return plain
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item) for item in value]
+        if None not in items and len({type(item) for item in items}) <= 1:
+            return cast("Sequence[str]", tuple(items))
+        say_once(("attribute value", name), "The items of attribute %s are not of one type; taken as text", name)
+        return tuple(_text(item) for item in value)
+    say_once(
+        ("attribute value", name),
+        "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
+        "sequences of one of these",
+        name,
+        type(value).__name__,
+    )
+    return _text(value)
+
+
+def _plain(value: Any) -> str | bool | int | float | None:
+    kind = type(value)
+    if kind is str or kind is bool or kind is int or kind is float:
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str):  # an enum's member or another subclass counts by its value
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return None
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def clean(attributes: Mapping[str, Any]) -> dict[str, Value]:
+    """Return `attributes` with plain values, sorted by name, without names that are reserved or no text."""
+    cleaned: dict[str, Value] = {}
+    for name, value in attributes.items():
+        if not isinstance(name, str) or not name:
+            count("attribute.ignored")
+            say_once("attribute name", "An attribute name must be a text that is not empty, not %r; ignored", name)
+        elif is_reserved(name):
+            count("attribute.ignored")
+            say_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
+        else:
+            cleaned[str.__str__(name)] = clean_value(name, value)
+    return dict(sorted(cleaned.items()))
+
+
+def key_of(cleaned: Mapping[str, Value]) -> Key:
+    """Return the key of an attribute set that `clean` has returned."""
+    return tuple(
+        (name, float, "nan") if value != value else (name, _kind(value), value) for name, value in cleaned.items()
+    )
+
+
+def _kind(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return tuple, type(value[0]) if value else None
+    return type(value)
+
+
+Computed = Callable[[tuple[Any, ...], dict[str, Any]], "dict[str, Value] | None"]
+
+
+def computed(compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> Computed:
+    """Match a callable's parameters to those of the function it describes, once, when that is decorated.
+
+    The result takes the arguments of a call and returns its attributes, cleaned. Where `compute` raises or returns no
+    mapping, or the arguments do not fit, it returns None; the former is said once.
+
+    Raises:
+        TypeError: `compute` names a parameter that `function` has not.
+    """
+    bind = _binder(compute, function, owner)
+
+    def attributes_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value] | None:
+        try:
+            call = bind(*args, **kwargs)
+        except TypeError:
+            return None  # the function itself is about to say so
+        try:
+            return clean(call())
+        except Exception as error:
+            count("attributes.failed")
+            say_once(
+                ("attributes", owner),
+                "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
+                "attributes",
+                owner,
+                type(error).__name__,
+                error,
+            )
+            return None
+
+    return attributes_of
+
+
+def _binder(compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> Callable[..., Callable[[], Any]]:
+    """Write a function with the parameters of `function` that returns the call of `compute` with those it wants.
+
+    Written as source, as `dataclasses` writes ``__init__``, since then the interpreter itself matches the arguments:
+    `inspect.Signature.bind` costs a hundred times as much on each call.
+    """
+    try:
+        wanted = list(inspect.signature(compute).parameters.values())
+        offered = inspect.signature(function).parameters
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"{owner}: attributes cannot be matched, the signature is not known ({error})") from None
+
+    kinds = inspect.Parameter
+    names = {"positional": list[str](), "keyword": list[str]()}
+    left = {name: parameter for name, parameter in offered.items() if name not in ("self", "cls")}
+    takes_rest: dict[Any, bool] = {}
+    for parameter in wanted:
+        if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
+            takes_rest[parameter.kind] = True
+        elif parameter.name in offered:
+            left.pop(parameter.name, None)
+            if parameter.kind is kinds.POSITIONAL_ONLY:
+                names["positional"].append(parameter.name)
+            else:
+                names["keyword"].append(f"{parameter.name}={parameter.name}")
+        elif parameter.default is kinds.empty:
+            raise TypeError(
+                f"{owner}: the attributes callable wants a parameter {parameter.name!r}; the function has "
+                f"{', '.join(offered) or 'none'}"
+            )
+    positional, keyword = names["positional"], names["keyword"]
+    rest_by_name = kinds.VAR_KEYWORD in takes_rest
+    rest_in_order = kinds.VAR_POSITIONAL in takes_rest
+    if rest_in_order and keyword and (not rest_by_name or any(p.kind is kinds.VAR_POSITIONAL for p in left.values())):
+        # what stands before *args has to be passed in its place
+        positional += [item.partition("=")[0] for item in keyword if _stands_before_rest(item, wanted)]
+        keyword = [item for item in keyword if not _stands_before_rest(item, wanted)]
+    for name, parameter in left.items():
+        if parameter.kind is kinds.VAR_POSITIONAL:
+            if rest_in_order:
+                positional.append(f"*{name}")
+        elif parameter.kind is kinds.VAR_KEYWORD:
+            if rest_by_name:
+                keyword.append(f"**{name}")
+        elif rest_by_name:
+            keyword.append(f"{name}={name}")
+        elif rest_in_order and parameter.kind is not kinds.KEYWORD_ONLY:
+            positional.append(name)
+
+    defaults = {f"_clew_default_{name}": p.default for name, p in offered.items() if p.default is not kinds.empty}
+    source = f"def bind({_parameters(offered)}): return lambda: _clew_compute({', '.join(positional + keyword)})"
+    namespace: dict[str, Any] = {"_clew_compute": compute, **defaults}
+    exec(source, namespace)  # only names of parameters that Python itself has accepted stand in it
+    return namespace["bind"]  # type: ignore[no-any-return]
+
+
+def _stands_before_rest(item: str, wanted: list[inspect.Parameter]) -> bool:
+    name = item.partition("=")[0]
+    return any(p.name == name and p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in wanted)
+
+
+def _parameters(offered: Mapping[str, inspect.Parameter]) -> str:
+    """Write out a parameter list; each default is a name in the namespace, not its text."""
+    kinds = inspect.Parameter
+    written: list[str] = []
+    parameters = list(offered.values())
+    for index, parameter in enumerate(parameters):
+        before = parameters[index - 1].kind if index else None
+        if before is kinds.POSITIONAL_ONLY and parameter.kind is not kinds.POSITIONAL_ONLY:
+            written.append("/")
+        if parameter.kind is kinds.KEYWORD_ONLY and before not in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL):
+            written.append("*")
+        stars = "*" if parameter.kind is kinds.VAR_POSITIONAL else "**" if parameter.kind is kinds.VAR_KEYWORD else ""
+        default = "" if parameter.default is kinds.empty else f"=_clew_default_{parameter.name}"
+        written.append(f"{stars}{parameter.name}{default}")
+    if parameters and parameters[-1].kind is kinds.POSITIONAL_ONLY:
+        written.append("/")
+    return ", ".join(written)

@@ -1,0 +1,56 @@
+"""What `clew` has to say about itself: each thing once in the log, and everything it drops counted.
+
+Instrumentation must not raise into the code it measures and must not fill its log. So a trouble is logged once per
+process under the logger ``clew``, and every single occurrence is counted; `configure()` exports the counts as the
+metric ``clew.events`` (unit ``{event}``, attribute ``event.name``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+logger = logging.getLogger("clew")
+
+_MOST_SAID = 1_000
+
+_lock = threading.Lock()
+_said: set[object] = set()
+_counts: dict[str, int] = {}
+
+
+def say_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
+    """Log `message % args` the first time that it is said `about` this (any hashable value); never raise."""
+    if about in _said or len(_said) >= _MOST_SAID:
+        return
+    with _lock:
+        if about in _said:
+            return
+        _said.add(about)
+    try:
+        logger.log(level, message, *args)
+    except Exception:  # a user's handler or filter that raises must not reach the measured code
+        return
+
+
+def count(event: str, amount: int = 1) -> None:
+    """Add `amount` occurrences of `event`, a name such as ``request_id.replaced``."""
+    with _lock:
+        _counts[event] = _counts.get(event, 0) + amount
+
+
+def counts() -> dict[str, int]:
+    """How often each event has happened in this process so far."""
+    with _lock:
+        return dict(_counts)
+
+
+def _restart_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _counts.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_in_child)

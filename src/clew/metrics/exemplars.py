@@ -1,0 +1,174 @@
+"""Exemplars: the real measurements kept beside an aggregate, each with the request ID it was made in.
+
+Of each bucket the largest measurement of the interval is kept, since the slow is what people look for. The request ID
+goes on an exemplar as a filtered attribute, by the SDK's public exemplar interfaces, so on every instrument of a
+provider and never on a data point.
+
+Reference: https://opentelemetry.io/docs/specs/otel/metrics/sdk/#exemplar
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from random import randrange
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
+from opentelemetry.trace import get_current_span
+
+from clew.request import policy, request_id_in
+
+LABEL_BUDGET = 128
+"""Characters that the names and values of an exemplar's labels may have together, by OpenMetrics."""
+
+_SPAN_LABELS = len("trace_id") + 32 + len("span_id") + 16
+
+_MOST_LARGEST = 4
+_MOST_SAMPLED = 4
+
+
+class RequestExemplarFilter(ExemplarFilter):
+    """Lets a measurement become an exemplar where there is a request ID or a sampled span: where it leads somewhere."""
+
+    def should_sample(
+        self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
+    ) -> bool:
+        """Tell whether `context` has a request ID or a sampled span."""
+        return request_id_in(context) is not None or get_current_span(context).get_span_context().trace_flags.sampled
+
+
+class Kept:
+    """A measurement that may become an exemplar."""
+
+    __slots__ = ("attributes", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
+
+    def __init__(
+        self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
+    ) -> None:
+        self.value = value
+        self.time_unix_nano = time_unix_nano
+        self.attributes = attributes
+        self.request_id = request_id_in(context)
+        span = get_current_span(context).get_span_context()
+        # a span that is not sampled is stored nowhere, so its IDs would lead nowhere
+        sampled = span.trace_flags.sampled
+        self.trace_id: int | None = span.trace_id if sampled else None
+        self.span_id: int | None = span.span_id if sampled else None
+
+    def outranks(self, other: Kept | None) -> bool:
+        """Tell whether this one is kept rather than `other`: larger, or equal and as well linked, or better."""
+        if other is None or self.value != other.value:
+            return other is None or self.value > other.value
+        return self._links() >= other._links()
+
+    def _links(self) -> tuple[bool, bool]:
+        return self.request_id is not None, self.span_id is not None
+
+    def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
+        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""
+        left = LABEL_BUDGET
+        filtered: dict[str, Any] = {}
+        if self.request_id is not None:
+            filtered[policy.attribute] = self.request_id
+            left -= len(policy.attribute) + len(self.request_id)
+        trace_id, span_id = self.trace_id, self.span_id
+        if span_id is not None:
+            if left >= _SPAN_LABELS:
+                left -= _SPAN_LABELS
+            else:
+                trace_id = span_id = None
+        for name, value in (self.attributes or {}).items():
+            if name in filtered or (point_attributes is not None and name in point_attributes):
+                continue
+            needed = len(name) + len(value if isinstance(value, str) else str(value))
+            if needed <= left:
+                filtered[name] = value
+                left -= needed
+        return Exemplar(filtered, self.value, self.time_unix_nano, span_id, trace_id)
+
+
+class LargestReservoir(ExemplarReservoir):
+    """Keeps the largest measurement of each bucket; without boundaries there is one bucket."""
+
+    def __init__(self, boundaries: Sequence[float] = (), **_: Any) -> None:
+        self._boundaries = boundaries
+        self._held: dict[int, Kept] = {}
+        self._lock = threading.Lock()
+
+    def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
+        """Keep the measurement if it is the largest of its bucket; only then is the Context read."""
+        index = bisect_left(self._boundaries, value)
+        with self._lock:
+            held = self._held.get(index)
+            if held is None or value >= held.value:
+                kept = Kept(value, time_unix_nano, attributes, context)
+                if kept.outranks(held):
+                    self._held[index] = kept
+
+    def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
+        """Return the exemplars in order of their buckets, and begin anew."""
+        with self._lock:
+            held, self._held = self._held, {}
+        return [held[index].exemplar(point_attributes) for index in sorted(held)]
+
+
+class NewestReservoir(ExemplarReservoir):
+    """Keeps the newest measurement, which is the one that a gauge shows."""
+
+    def __init__(self, **_: Any) -> None:
+        self._held: Kept | None = None
+        self._lock = threading.Lock()
+
+    def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
+        """Keep the measurement."""
+        with self._lock:
+            self._held = Kept(value, time_unix_nano, attributes, context)
+
+    def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
+        """Return the exemplar, if there is one, and begin anew."""
+        with self._lock:
+            held, self._held = self._held, None
+        return [] if held is None else [held.exemplar(point_attributes)]
+
+
+class SpreadReservoir(ExemplarReservoir):
+    """Keeps the few largest measurements, the newest and a uniform sample: for histograms without fixed buckets."""
+
+    def __init__(self, **_: Any) -> None:
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._largest: list[Kept] = []  # smallest first
+        self._newest: Kept | None = None
+        self._sampled: list[Kept] = []
+        self._seen = 0
+
+    def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
+        """Keep the measurement as the newest, and perhaps longer."""
+        kept = Kept(value, time_unix_nano, attributes, context)
+        with self._lock:
+            self._newest = kept
+            self._seen += 1
+            if len(self._sampled) < _MOST_SAMPLED:
+                self._sampled.append(kept)
+            else:
+                place = randrange(self._seen)
+                if place < _MOST_SAMPLED:
+                    self._sampled[place] = kept
+            largest = self._largest
+            if len(largest) < _MOST_LARGEST or kept.outranks(largest[0]):
+                place = next((i for i, other in enumerate(largest) if not kept.outranks(other)), len(largest))
+                largest.insert(place, kept)
+                del largest[:-_MOST_LARGEST]
+
+    def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
+        """Return the exemplars in order of time, and begin anew."""
+        with self._lock:
+            newest = [] if self._newest is None else [self._newest]
+            held = {id(kept): kept for kept in (*self._largest, *newest, *self._sampled)}
+            self._begin()
+        return [kept.exemplar(point_attributes) for kept in sorted(held.values(), key=lambda kept: kept.time_unix_nano)]

@@ -1,0 +1,233 @@
+"""Where measurements go: the pipeline that `configure()` builds, or that the application's own MeterProvider gives.
+
+There is one current pipeline, or None. An operation keeps the one it began under, and a pipeline that has been
+replaced (by another `configure()`, or in a forked child) takes the end of no operation any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from clew.__about__ import __version__
+from clew.attributes import Key, Value
+from clew.diagnostics import count, counts, say_once
+from clew.failures import NOTHING_EXPECTED, OTHER, Expected
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Tracer
+
+    from clew.metrics.recorder import Add, Record, Recorder
+
+ATTRIBUTE_SETS = 100
+"""How many sets of the user's attributes one operation has by default (``CLEW_ATTRIBUTE_SETS``)."""
+
+INSTRUMENT_SETS = 2_000
+"""How many attribute sets the instrument has in all; the specification's default cardinality limit."""
+
+OVERFLOW = "otel.metric.overflow"
+
+_NO_KEY: Key = ()
+
+
+class Pipeline:
+    """A recorder and what else an operation needs to know while it runs."""
+
+    def __init__(
+        self,
+        meter_provider: MeterProvider,
+        recorder: Recorder,
+        *,
+        tracer: Tracer | None = None,
+        spans: bool = False,
+        expected: Expected = NOTHING_EXPECTED,
+        attribute_sets: int = ATTRIBUTE_SETS,
+    ) -> None:
+        self.meter_provider = meter_provider
+        self.recorder = recorder
+        self.tracer = tracer
+        self.spans = spans
+        self.expected = expected
+        self.attribute_sets = attribute_sets
+        self.is_open = True
+        self.lock = threading.Lock()
+        self.sets = 0
+        self._operations: dict[str, Operation] = {}
+        self._overflow: Operation | None = None
+        _export_events(meter_provider)
+
+    def renewed(self) -> Pipeline:
+        """Return a pipeline like this one, into which nothing has been recorded and no operation has begun."""
+        return Pipeline(
+            self.meter_provider,
+            self.recorder,
+            tracer=self.tracer,
+            spans=self.spans,
+            expected=self.expected,
+            attribute_sets=self.attribute_sets,
+        )
+
+    def operation(self, name: str) -> Operation:
+        """Return the operation of that name; past the instrument's limit, the one that stands for all further ones."""
+        found = self._operations.get(name)
+        if found is not None:
+            return found
+        with self.lock:
+            found = self._operations.get(name)
+            if found is None:
+                if len(self._operations) >= INSTRUMENT_SETS:
+                    return self._further_operation()
+                found = self._operations[name] = Operation(self, name)
+            return found
+
+    def _further_operation(self) -> Operation:
+        count("operation.overflow")
+        say_once(
+            "operation.overflow", "More than %d operation names; the further ones are measured as one", INSTRUMENT_SETS
+        )
+        if self._overflow is None:
+            self._overflow = Operation(self, None)
+        return self._overflow
+
+
+class Operation:
+    """A named piece of work under one pipeline: the series of its attribute sets, each made at its first use.
+
+    Past the operation's budget of attribute sets the user's attributes are dropped and the point carries
+    ``otel.metric.overflow``; totals per operation and per error type stay exact.
+    """
+
+    def __init__(self, pipeline: Pipeline, name: str | None) -> None:
+        self.pipeline = pipeline
+        self._name = name
+        self._series: dict[tuple[Key, str | None], Record] = {}
+        self._keys: set[Key] = set()
+        self._error_types: set[str] = set()
+        self._overflow: dict[str | None, Record] = {}
+        self.add_active: Add = pipeline.recorder.active(self._identity())
+
+    def _identity(self) -> dict[str, Value]:
+        return {OVERFLOW: True} if self._name is None else {"operation.name": self._name}
+
+    def record(
+        self,
+        seconds: float,
+        key: Key,
+        attributes: Mapping[str, Value],
+        error_type: str | None,
+        context: Context | None,
+    ) -> None:
+        """Record one run of the operation, in seconds; `key` is the key of `attributes`."""
+        record = self._series.get((key, error_type))
+        if record is None:
+            record = self._find(key, attributes, error_type)
+        record(seconds, context)
+
+    def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> Record:
+        pipeline = self.pipeline
+        with pipeline.lock:
+            error_type = self._known(error_type)
+            if self._name is None:
+                return self._overflow_series(None)
+            if key and key not in self._keys and len(self._keys) >= pipeline.attribute_sets:
+                count("attributes.overflow")
+                say_once(
+                    ("attributes.overflow", self._name),
+                    "The operation %s has more than %d attribute sets; further ones are measured without their "
+                    "attributes, marked %s",
+                    self._name,
+                    pipeline.attribute_sets,
+                    OVERFLOW,
+                )
+                return self._overflow_series(error_type)
+            record = self._series.get((key, error_type))
+            if record is None:
+                if pipeline.sets >= INSTRUMENT_SETS:
+                    count("attributes.overflow")
+                    return pipeline.recorder.duration({OVERFLOW: True})
+                pipeline.sets += 1
+                if key:
+                    self._keys.add(key)
+                record = pipeline.recorder.duration(self._named(attributes, error_type))
+                self._series[key, error_type] = record
+            return record
+
+    def _overflow_series(self, error_type: str | None) -> Record:
+        record = self._overflow.get(error_type)
+        if record is None:
+            self.pipeline.sets += 1
+            record = self.pipeline.recorder.duration({**self._named({}, error_type), OVERFLOW: True})
+            self._overflow[error_type] = record
+        return record
+
+    def _named(self, attributes: Mapping[str, Value], error_type: str | None) -> dict[str, Value]:
+        failed: dict[str, Value] = {} if error_type is None else {"error.type": error_type}
+        return {**attributes, **self._identity(), **failed}
+
+    def _known(self, error_type: str | None) -> str | None:
+        """Return the error type, or ``_OTHER`` where the operation has had too many different ones."""
+        if error_type is None or error_type in self._error_types:
+            return error_type
+        if len(self._error_types) >= self.pipeline.attribute_sets:
+            count("error_type.overflow")
+            say_once(
+                ("error_type.overflow", self._name),
+                "The operation %s has failed with more than %d different error types; further ones are named %s",
+                self._name,
+                self.pipeline.attribute_sets,
+                OTHER,
+            )
+            return OTHER
+        self._error_types.add(error_type)
+        return error_type
+
+
+ours: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The providers that `configure()` has built; OpenTelemetry's global ones stay the first of them."""
+
+_observed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _export_events(provider: MeterProvider) -> None:
+    """Export the counts of `clew.diagnostics` as the metric ``clew.events`` of a provider."""
+    if provider in _observed:
+        return
+    _observed.add(provider)
+    provider.get_meter("clew", __version__).create_observable_counter(
+        "clew.events",
+        callbacks=[_observe],
+        unit="{event}",
+        description="What clew has dropped, replaced or ignored.",
+    )
+
+
+def _observe(options: CallbackOptions) -> Iterable[Observation]:
+    return [Observation(number, {"event.name": event}) for event, number in counts().items()]
+
+
+current: Pipeline | None = None
+
+
+def use(pipeline: Pipeline | None) -> None:
+    """Make `pipeline` the current one; the one before takes no further measurements."""
+    global current
+    if current is not None:
+        current.is_open = False
+    current = pipeline
+
+
+def _renew_in_child() -> None:
+    """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
+    if current is not None:
+        use(current.renewed())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)

@@ -1,0 +1,326 @@
+"""The request: one task that the system does for somebody, named by its request ID.
+
+The request ID lives in the OpenTelemetry Context under one key, so whatever carries the Context (asyncio, contextvars,
+propagators, other instrumentations) carries it. The value under the key is a cell, one per entry into a request.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from opentelemetry.context import Context, attach, create_key, get_current
+
+from clew.diagnostics import count, say_once
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REQUEST_KEY = create_key("clew-request")
+
+LONGEST_ID = 118
+"""In characters: with the name ``request_id`` it fills the 128 that OpenMetrics gives the labels of an exemplar."""
+
+_VALID = re.compile(r"[A-Za-z0-9._:/+=@~|-]{1,118}")
+
+
+@dataclass(slots=True)
+class RequestPolicy:
+    """How request IDs are named and passed on; `clew.configure()` sets it from the settings."""
+
+    header: str = "X-Request-ID"
+    attribute: str = "request_id"
+    trust: bool = True
+    hosts: tuple[str, ...] | None = None
+
+
+policy = RequestPolicy()
+
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+
+
+class _Series(threading.local):
+    """Per thread: a random ending, and the microsecond of the last ID, so that an ID needs no lock to be unique."""
+
+    def __init__(self) -> None:
+        random = int.from_bytes(os.urandom(5), "big")
+        self.ending = "".join(_PAIRS[random >> shift & 1023] for shift in (30, 20, 10, 0))
+        self.last = 0
+
+
+_series = _Series()
+
+
+def _renew_series() -> None:
+    global _series
+    _series = _Series()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_series)
+
+
+def new_request_id() -> str:
+    """Make a request ID of 20 characters: 12 of time in microseconds, which sort, and 8 of this thread alone.
+
+    Within a thread each ID is greater than the one before, even if the clock steps back.
+    """
+    series = _series
+    now = time.time_ns() // 1000
+    if now <= series.last:
+        now = series.last + 1
+    series.last = now
+    pairs = _PAIRS
+    return (
+        pairs[now >> 50 & 1023]
+        + pairs[now >> 40 & 1023]
+        + pairs[now >> 30 & 1023]
+        + pairs[now >> 20 & 1023]
+        + pairs[now >> 10 & 1023]
+        + pairs[now & 1023]
+        + series.ending
+    )
+
+
+def is_valid(value: object) -> bool:
+    """Tell whether `value` is a request ID: 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``."""
+    return isinstance(value, str) and _VALID.fullmatch(value) is not None
+
+
+def accept(value: object) -> str | None:
+    """Return `value` if it is a valid request ID, else None; what is refused is counted and said once."""
+    if isinstance(value, str) and _VALID.fullmatch(value):
+        return str(value)
+    count("request_id.replaced")
+    say_once(
+        "request_id.replaced",
+        "The request ID %s is not valid and was replaced by a fresh one; allowed are 1 to %d characters of "
+        "A-Z a-z 0-9 . _ : / + = @ ~ | - (said once; each one is counted)",
+        ascii(value[:64]) if isinstance(value, str) else f"of type {type(value).__name__}",
+        LONGEST_ID,
+    )
+    return None
+
+
+def _current_task() -> object | None:
+    """Return the running asyncio task, or None outside one."""
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, nothing runs in it
+    if asyncio is None:
+        return None
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
+
+
+class _Keepers:
+    """The tasks and threads that a request left behind when it ended in the middle of its Context.
+
+    Whoever else finds its cell in the Context (the task that ended it, and all that this one starts later) is not part
+    of the request.
+    """
+
+    __slots__ = ("_tasks", "_threads")
+
+    def __init__(self, owner_thread: int, owner_task: int) -> None:
+        asyncio = sys.modules.get("asyncio")
+        loop = None if asyncio is None else asyncio._get_running_loop()
+        tasks: set[Any] = set() if asyncio is None or loop is None else asyncio.all_tasks(loop)
+        self._tasks = weakref.WeakSet(task for task in tasks if id(task) != owner_task)
+        pooled = _pool_threads()  # they serve whoever submits next, so what they find says nothing
+        self._threads = weakref.WeakSet(
+            thread for thread in threading.enumerate() if thread.ident != owner_thread and thread not in pooled
+        )
+
+    def include_current(self) -> bool:
+        task = _current_task()
+        if task is not None:
+            return task in self._tasks
+        return threading.current_thread() in self._threads
+
+
+def _pool_threads() -> set[threading.Thread]:
+    from concurrent.futures import thread as pool
+
+    return set(getattr(pool, "_threads_queues", ()))
+
+
+class RequestCell:
+    """What the Context holds of a request; `request_id` is None until somebody inside has named the request."""
+
+    __slots__ = ("_keepers", "_outer", "_owner_task", "_owner_thread", "request_id")
+
+    def __init__(self, request_id: str | None, outer: RequestCell | None = None) -> None:
+        self.request_id = request_id
+        self._outer = outer
+        self._keepers: _Keepers | None = None
+        self._owner_thread = threading.get_ident()
+        self._owner_task = id(_current_task())
+
+    def is_owned(self) -> bool:
+        """Tell whether the running task or thread is the one that entered the request."""
+        return self._owner_thread == threading.get_ident() and self._owner_task == id(_current_task())
+
+    def leave_behind(self) -> None:
+        """The request has ended, and its cell may still stand in the Context of whoever ended it."""
+        if self._keepers is None:
+            self._keepers = _Keepers(self._owner_thread, self._owner_task)
+
+    def live(self) -> RequestCell | None:
+        """Return this cell, or the nearest one around it that the running task or thread is still part of."""
+        cell: RequestCell | None = self
+        while cell is not None and cell._keepers is not None and not cell._keepers.include_current():
+            cell = cell._outer
+        return cell
+
+
+def cell_in(context: Context) -> RequestCell | None:
+    """Return the cell of the request that `context` belongs to, for the task or thread that asks."""
+    cell = cast("RequestCell | None", context.get(REQUEST_KEY))
+    return cell if cell is None or cell._keepers is None else cell.live()
+
+
+def request_id_in(context: Context) -> str | None:
+    """Return the request ID in `context`, or None."""
+    cell = cell_in(context)
+    return None if cell is None else cell.request_id
+
+
+def with_cell(cell: RequestCell | None, context: Context) -> Context:
+    """Return a copy of `context` that belongs to the request of `cell`, or to none."""
+    values = context.copy()
+    if cell is None:
+        values.pop(REQUEST_KEY, None)
+    else:
+        values[REQUEST_KEY] = cell
+    return Context(values)
+
+
+def request_id() -> str | None:
+    """Return the current request ID, or None outside a request."""
+    return request_id_in(get_current())
+
+
+_REMEMBERED = "__clew_request_id__"
+
+
+def _remember(error: BaseException, request_id: str | None) -> None:
+    """Let the exception that leaves a request keep its ID, for the server that logs the traceback afterwards."""
+    try:
+        BaseException.__setattr__(error, _REMEMBERED, request_id)
+    except (AttributeError, TypeError):
+        return
+
+
+def remembered_request_id(error: BaseException | None) -> str | None:
+    """Return the ID of the request that `error` left last, or None."""
+    found = getattr(error, _REMEMBERED, None)
+    return found if isinstance(found, str) else None
+
+
+class Request:
+    """A request to be entered: made by `clew.request()`, used in a ``with`` statement or as a decorator."""
+
+    __slots__ = ("_entries", "_given")
+
+    def __init__(self, given: object = None) -> None:
+        self._given = given
+        self._entries: list[tuple[RequestCell, Context, Context]] = []
+
+    def __enter__(self) -> str:
+        given = self._given
+        name = (None if given is None else accept(given)) or new_request_id()
+        before = get_current()
+        outer = cell_in(before)
+        if outer is not None and outer.request_id is None:
+            outer.request_id = name
+        cell = RequestCell(name, outer)
+        within = with_cell(cell, before)
+        attach(within)
+        self._entries.append((cell, before, within))
+        return name
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        cell, before, within = self._entries.pop()
+        if error is not None:
+            _remember(error, cell.request_id)
+        leave(cell, before, within)
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, function: Any, /) -> Any: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Decorate a function or coroutine function: each call is a request of its own."""
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(self(function.__func__))
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"clew.request() cannot decorate the generator function {function.__qualname__}: its body runs a step "
+                "at a time in whatever request drives it. Use `with clew.request():` inside it, or decorate its caller."
+            )
+        if not callable(function):
+            raise TypeError(f"clew.request() decorates functions, not {type(function).__name__} ({function!r})")
+        given = self._given
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_coroutine(*args: Any, **kwargs: Any) -> Any:
+                with Request(given):
+                    return await function(*args, **kwargs)
+
+            return call_coroutine
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with Request(given):
+                return function(*args, **kwargs)
+
+        return call
+
+
+def leave(cell: RequestCell, before: Context, within: Context) -> None:
+    """Leave the request of `cell`, which was entered by attaching `within` over `before`.
+
+    Never by a detach token: blocks may be left out of order, or in another task than they were entered in, and a token
+    then fails, or brings an ended request back.
+    """
+    current = get_current()
+    if current is within and cell.is_owned():
+        found = cast("RequestCell | None", before.get(REQUEST_KEY))
+        attach(before if found is None or found.live() is found else with_cell(found.live(), before))
+        return
+    cell.leave_behind()
+    if current.get(REQUEST_KEY) is cell:
+        attach(with_cell(cell.live(), current))
+
+
+@overload
+def request(value: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def request(value: str | None = None, /) -> Request: ...
+def request(value: Any = None, /) -> Any:
+    """Begin a request: ``with clew.request() as request_id:``, or ``@clew.request()`` over a function.
+
+    Args:
+        value: The request ID to take over, 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``, or None for a
+            new one. Anything else is replaced by a new one, counted, and said once in the log: this never raises.
+
+    As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
+    functions are refused with a TypeError when they are decorated.
+    """
+    if callable(value) and not isinstance(value, str):
+        return Request()(value)
+    return Request(value)

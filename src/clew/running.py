@@ -1,0 +1,200 @@
+"""One run of an operation, from its start to its end, whatever form the measured code has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_span_in_context
+
+from clew.attributes import Key, Value, clean, key_of
+from clew.diagnostics import count, say_once
+from clew.failures import failure, reason_of
+
+if TYPE_CHECKING:
+    from clew.pipeline import Pipeline
+
+R = TypeVar("R")
+
+
+class Run:
+    """One run of an operation: begun, told what happens, ended once. Nothing here raises into the measured code."""
+
+    __slots__ = (
+        "_added",
+        "_before",
+        "_context",
+        "_expected",
+        "_name",
+        "_operation",
+        "_pipeline",
+        "_reason",
+        "_started",
+        "_within",
+        "attributes",
+        "key",
+        "span",
+    )
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        name: str,
+        attributes: Mapping[str, Value],
+        key: Key,
+        expected: tuple[type[BaseException], ...],
+        *,
+        span: bool | None,
+        keeps_context: bool = False,
+    ) -> None:
+        self._pipeline = pipeline
+        self._name = name
+        self._expected = expected
+        self.attributes = attributes
+        self.key = key
+        self._added: dict[str, Value] | None = None
+        self._reason: str | None = None
+        self._before: Context | None = None
+        self._within: Context | None = None
+        self.span: Span | None = None
+        self._context: Context | None = get_current() if keeps_context else None
+        self._operation = pipeline.operation(name)
+        self._operation.add_active(1)
+        if span if span is not None else pipeline.spans:
+            self._start_span(keeps_context)
+        self._started = perf_counter_ns()
+
+    def _start_span(self, keeps_context: bool) -> None:
+        tracer = self._pipeline.tracer
+        if tracer is None:
+            return
+        self.span = tracer.start_span(self._name, attributes={"operation.name": self._name, **self.attributes})
+        before = get_current()
+        within = set_span_in_context(self.span, before)
+        if keeps_context:  # the steps of a generator run in the Context of whoever asks for them
+            self._context = within
+        else:
+            self._before, self._within = before, within
+            attach(within)
+
+    # what the code inside tells
+
+    def set(self, name: str, value: Any) -> None:
+        """Add an attribute to the metric, the span and the log line of this run."""
+        cleaned = clean({name: value})
+        if self._added is None:
+            self._added = {}
+        self._added.update(cleaned)
+        self._tell_span(cleaned)
+
+    def note(self, name: str, value: Any) -> None:
+        """Add an attribute to the span and the log line of this run."""
+        self._tell_span(clean({name: value}))
+
+    def _tell_span(self, attributes: Mapping[str, Value]) -> None:
+        span = self.span if self.span is not None else get_current_span(self._context)
+        if span.is_recording():
+            span.set_attributes(attributes)
+
+    def fail(self, reason: object) -> None:
+        """Tell that this run has failed, for a reason that becomes its ``error.type``."""
+        self._reason = reason_of(reason)
+
+    # how it ends
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the run, with the exception that leaves it or None, and record it."""
+        seconds = (perf_counter_ns() - self._started) / 1e9
+        try:
+            self._end(seconds, error)
+        except Exception as trouble:
+            _not_recorded(self._name, trouble)
+
+    def _end(self, seconds: float, error: BaseException | None) -> None:
+        pipeline = self._pipeline
+        error_type = None if error is None else failure(error, self._expected, pipeline.expected)
+        if error_type is None:
+            error_type = self._reason
+        if pipeline.is_open:
+            self._operation.add_active(-1)
+            attributes, key = self.attributes, self.key
+            if self._added is not None:
+                attributes = dict(sorted({**attributes, **self._added}.items()))
+                key = key_of(attributes)
+            self._operation.record(seconds, key, attributes, error_type, self._context)
+        if self.span is not None:
+            self._end_span(error, error_type)
+
+    def end_with(self, result: R, failed: Callable[[R], object] | None) -> None:
+        """End the run, which has returned `result`; `failed` says whether that is a failure."""
+        if failed is not None:
+            try:
+                reason = failed(result)
+                if reason:
+                    self.fail(reason)
+            except Exception as error:
+                count("failed.failed")
+                say_once(
+                    ("failed", self._name),
+                    "%s: the callable `failed` raised %s: %s; such calls count as succeeded",
+                    self._name,
+                    type(error).__name__,
+                    error,
+                )
+        self.end()
+
+    def abandon(self) -> None:
+        """End the run without a duration: the generator that it measured was collected before its end."""
+        try:
+            count("operation.abandoned")
+            if self._pipeline.is_open:
+                self._operation.add_active(-1)
+            if self.span is not None:
+                self.span.end()
+        except Exception as trouble:
+            _not_recorded(self._name, trouble)
+
+    def _end_span(self, error: BaseException | None, error_type: str | None) -> None:
+        span = self.span
+        assert span is not None
+        if error_type is not None:
+            span.set_attribute("error.type", error_type)
+            if error is not None:
+                span.record_exception(error)
+            with suppress(Exception):  # str(error) is the user's
+                span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else error_type))
+        if self._within is not None and get_current() is self._within and self._before is not None:
+            attach(self._before)
+        span.end()
+
+
+def begin(
+    pipeline: Pipeline,
+    name: str,
+    attributes: Mapping[str, Value],
+    key: Key,
+    expected: tuple[type[BaseException], ...],
+    *,
+    span: bool | None,
+    keeps_context: bool = False,
+) -> Run | None:
+    """Begin a run, or return None, counted and said once, where that fails."""
+    try:
+        return Run(pipeline, name, attributes, key, expected, span=span, keeps_context=keeps_context)
+    except Exception as trouble:
+        _not_recorded(name, trouble)
+        return None
+
+
+def _not_recorded(name: str, trouble: Exception) -> None:
+    count("operation.not_recorded")
+    say_once(
+        ("not recorded", name),
+        "A run of the operation %s could not be recorded: %s: %s",
+        name,
+        type(trouble).__name__,
+        trouble,
+    )

@@ -1,0 +1,47 @@
+"""What all tests share: a clean environment, and telemetry that is read in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import clew
+from clew import pipeline
+from recorded import Recorded
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine that runs the tests configures them."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "CLEW_")) and not name.startswith("CLEW_TEST_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recorded]]:
+    """`clew.configure(…)` that sends nothing and lets metrics, spans and log records be read in memory."""
+    for signal in ("METRICS", "TRACES", "LOGS"):
+        monkeypatch.setenv(f"OTEL_{signal}_EXPORTER", "none")
+    made: list[clew.Telemetry] = []
+
+    def configure(**arguments: Any) -> Recorded:
+        recorded = Recorded()
+        telemetry = clew.configure(**{**recorded.arguments, **arguments})
+        recorded.telemetry = telemetry
+        made.append(telemetry)
+        return recorded
+
+    yield configure
+    for telemetry in made:
+        telemetry.shutdown()
+    assert pipeline.current is None
+
+
+@pytest.fixture
+def recorded(configured: Callable[..., Recorded]) -> Recorded:
+    """Telemetry with the default settings, read in memory."""
+    return configured()
