@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from recorded import Recorded
 
 import clew
 from clew import pipeline
-from recorded import Recorded
 
 
 @pytest.fixture(autouse=True)
