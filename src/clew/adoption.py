@@ -1,8 +1,9 @@
-"""The application's own MeterProvider: `clew` records into it, with or without `clew.configure()`."""
+"""The application's own providers: `clew` records into its MeterProvider, with or without `clew.configure()`."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
@@ -30,6 +31,9 @@ def _adopt(provider: MeterProvider) -> None:
 
 def say_what_lacks(provider: MeterProvider) -> None:
     """Say once what keeps request IDs off the exemplars of a MeterProvider that the application built."""
+    if isinstance(provider, NoOpMeterProvider):
+        say_once("no-op provider", "The application has set a NoOpMeterProvider: nothing is measured")
+        return
     lacks = sdk.lacks_request_ids(provider)
     if lacks:
         say_once(
@@ -37,3 +41,24 @@ def say_what_lacks(provider: MeterProvider) -> None:
             "The application's own MeterProvider keeps no request IDs on exemplars; build it with MeterProvider(%s, …)",
             ", ".join(lacks),
         )
+
+
+def is_foreign(provider: Any) -> bool:
+    """Tell whether the application has set this global provider; a proxy stands for one that is not set yet."""
+    return provider not in pipeline.ours and not type(provider).__name__.lstrip("_").startswith("Proxy")
+
+
+class ForeignProvider:
+    """A provider that the application built, among what delivers: it is flushed, and never shut down."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what the provider has; False where it says that it failed."""
+        flush = getattr(self._provider, "force_flush", None)
+        return flush is None or flush(timeout_millis) is not False
+
+    def shutdown(self, timeout_millis: int = 30_000) -> bool:
+        """Send what the provider has, and leave it as it is."""
+        return self.force_flush(timeout_millis)

@@ -92,40 +92,45 @@ def _kind(value: Value) -> Any:
     return type(value)
 
 
-Computed = Callable[[tuple[Any, ...], dict[str, Any]], "dict[str, Value] | None"]
+class Computed:
+    """Attributes that are computed from the arguments of a call, by a callable that names those it wants.
 
-
-def computed(compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> Computed:
-    """Match a callable's parameters to those of the function it describes, once, when that is decorated.
-
-    The result takes the arguments of a call and returns its attributes, cleaned. Where `compute` raises or returns no
-    mapping, or the arguments do not fit, it returns None; the former is said once.
+    Its parameters are matched to those of the function it describes once, when that is decorated.
 
     Raises:
         TypeError: `compute` names a parameter that `function` has not.
     """
-    bind = _binder(compute, function, owner)
 
-    def attributes_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value] | None:
+    __slots__ = ("_owner", "raw")
+
+    def __init__(self, compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> None:
+        self._owner = owner
+        self.raw = _binder(compute, function, owner)
+        """Takes the arguments of a call and returns the call of `compute` that they make."""
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
+        """Return the attributes of a call, cleaned; none where `compute` fails or returns no mapping."""
         try:
-            call = bind(*args, **kwargs)
-        except TypeError:
-            return None  # the function itself is about to say so
-        try:
-            return clean(call())
+            return clean(self.raw(*args, **kwargs)())
         except Exception as error:
-            count("attributes.failed")
-            say_once(
-                ("attributes", owner),
-                "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
-                "attributes",
-                owner,
-                type(error).__name__,
-                error,
-            )
-            return None
+            return self.after(error, args, kwargs)
 
-    return attributes_of
+    def after(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
+        """Return the attributes of a call for which `error` was raised: none, counted and said once."""
+        try:
+            self.raw(*args, **kwargs)
+        except TypeError:
+            return {}  # the arguments do not fit, and the function itself is about to say so
+        count("attributes.failed")
+        say_once(
+            ("attributes", self._owner),
+            "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
+            "attributes",
+            self._owner,
+            type(error).__name__,
+            error,
+        )
+        return {}
 
 
 def _binder(compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> Callable[..., Callable[[], Any]]:

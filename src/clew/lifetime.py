@@ -1,80 +1,212 @@
 """What ends or forks a process: each end sends what has been measured, each forked child begins anew.
 
-The interpreter's exit runs `atexit`; a `multiprocessing` child's end does not, but runs its finalizers; SIGTERM ends a
-process that has no handler for it without either.
+- The interpreter's exit runs `atexit`: end of main, `sys.exit`, an unhandled exception, a server's graceful stop.
+- The end of a `multiprocessing` child runs the finalizers of `multiprocessing.util` and no `atexit`.
+- SIGTERM ends a process that has no handler for it without either.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
-import threading
+import sys
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
+
+from clew.diagnostics import say_once
+
+_SLACK = 0.5
+"""Seconds that a signal handler waits for the deliveries beyond their own deadline."""
 
 
 class Mortal(Protocol):
     """What has to act when the process ends or forks."""
 
-    def end(self) -> None:
-        """Send what is there, within the time that is left; may be called again."""
+    @property
+    def shutdown_timeout(self) -> float:
+        """How long `end` may take, in seconds."""
+        ...
+
+    def end(self, *, at_exit: bool = False) -> None:
+        """Send what is there, within the time there is; may be called again. `at_exit`: `atexit` runs for all."""
+        ...
+
+    def force_flush(self, timeout: float) -> bool:
+        """Send what is there, within `timeout` seconds, and go on."""
+        ...
 
     def begin_in_child(self) -> None:
         """Begin anew in a forked child."""
+        ...
 
 
 def attend(mortal: Mortal) -> None:
     """Call `mortal` at each end of this process and its forked children, and after each fork in the child."""
-    atexit.register(mortal.end)
-    _attend_forks(weakref.ref(mortal))
+    _mortals.add(mortal)
+    _attend_exit(mortal)
+    _attend_forks(mortal)
     _attend_multiprocessing(mortal)
     _attend_sigterm()
-    _mortals.add(mortal)
 
 
 def release(mortal: Mortal) -> None:
     """Call `mortal` no more."""
-    atexit.unregister(mortal.end)
     _mortals.discard(mortal)
+    at_exit = _exits.pop(mortal, None)
+    if at_exit is not None:
+        atexit.unregister(at_exit)
 
 
 _mortals: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def _attend_forks(reference: weakref.ref[Mortal]) -> None:
-    def after_in_child() -> None:
-        mortal = reference()
-        if mortal is not None and mortal in _mortals:
-            mortal.begin_in_child()
+# the interpreter's exit
 
-    if hasattr(os, "register_at_fork"):
-        # registered after the SDK's own hooks, so that what they set in the child is ours to correct
-        os.register_at_fork(after_in_child=after_in_child)
+_exits: weakref.WeakKeyDictionary[Any, Callable[[], None]] = weakref.WeakKeyDictionary()
+_exiting = False
+_terminated = False
+
+
+def _attend_exit(mortal: Mortal) -> None:
+    reference = weakref.ref(mortal)
+
+    def at_exit() -> None:
+        found = reference()
+        if found is not None:
+            _end(found, at_exit=True)
+
+    _exits[mortal] = at_exit
+    atexit.register(at_exit)
+
+
+def _end(mortal: Mortal, *, at_exit: bool) -> None:
+    """End `mortal` in the thread that ends the process; a SIGTERM that comes meanwhile waits for it."""
+    global _exiting
+    _exiting = True
+    try:
+        mortal.end(at_exit=at_exit)
+    finally:
+        _exiting = False
+    if _terminated:
+        _die(signal.SIGTERM)
+
+
+# forks
+
+
+def _attend_forks(mortal: Mortal) -> None:
+    if not hasattr(os, "register_at_fork"):
+        return
+    reference = weakref.ref(mortal)
+
+    def after_in_child() -> None:
+        found = reference()
+        if found is not None and found in _mortals:
+            found.begin_in_child()
+            _attend_multiprocessing(found)
+
+    # registered after the SDK's own hooks, so that what they set in the child is ours to correct
+    os.register_at_fork(after_in_child=after_in_child)
+
+
+# the end of a child of multiprocessing
+
+_told_multiprocessing: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _attend_multiprocessing(mortal: Mortal) -> None:
-    from multiprocessing import process, util
+    """Have the finalizers of a `multiprocessing` child end `mortal`.
 
-    def finalize(mortal: Any) -> None:
-        if mortal in _mortals:
-            util.Finalize(None, mortal.end, exitpriority=-100)  # after the user's own
+    The module is not imported for it: a process that is no child of its kind has no need of it, and a child asks again
+    after its fork. A child clears all finalizers when it begins to run, then calls what is registered for that moment.
+    """
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+    if mortal not in _told_multiprocessing:
+        _told_multiprocessing.add(mortal)
+        util.register_after_fork(mortal, _end_with_child)
+    if is_multiprocessing_child():
+        _end_with_child(mortal)
 
-    util.register_after_fork(mortal, finalize)  # type: ignore[no-untyped-call,unused-ignore]
+
+def _end_with_child(mortal: Any) -> None:
+    if mortal in _mortals:
+        # the lowest priority is run last: after the application's own finalizers and the children of this child
+        util: Any = sys.modules["multiprocessing.util"]
+        util.Finalize(None, _end, args=(mortal,), kwargs={"at_exit": False}, exitpriority=-1_000_000)
+
+
+def is_multiprocessing_child() -> bool:
+    """Tell whether `multiprocessing` has started this process, by whatever method."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
     if process.parent_process() is not None:
-        util.Finalize(None, mortal.end, exitpriority=-100)
+        return True
+    # a child that is not forked imports the application's main module before it knows its parent
+    return any(
+        argument == "--multiprocessing-fork" or argument.startswith("from multiprocessing.forkserver import")
+        for argument in sys.orig_argv
+    )
+
+
+# SIGTERM
 
 
 def _attend_sigterm() -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may set handlers
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        found = signal.getsignal(signal.SIGTERM)
+        if found is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+    except ValueError:
+        say_once(
+            "sigterm",
+            "clew.configure() was not called in the main thread, where alone signal handlers are set: what has been "
+            "measured since the last export is lost when SIGTERM ends this process",
+        )
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
     """Send what is there, then die of the signal as the process would have."""
+    global _terminated
+    if _exiting:
+        _terminated = True  # the delivery is under way in the code that this interrupts, which dies when it is done
+        return
+    first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
     for mortal in list(_mortals):
-        mortal.end()
+        timeout = mortal.shutdown_timeout
+        _in_thread(partial(mortal.force_flush, timeout) if first else mortal.end, timeout + _SLACK)
+    if not first:
+        _die(number)
+
+
+def _in_thread(target: Callable[[], object], timeout: float) -> None:
+    """Call `target` in a thread of its own, and wait for it.
+
+    A handler interrupts the main thread anywhere, also where it holds a lock that the delivery needs: there the thread
+    waits in vain, which costs the time that there is and no more. `threading` has locks of its own, so it is not used.
+    """
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def run() -> None:
+        try:
+            target()
+        finally:
+            over.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # the interpreter ends, or there are as many threads as there may be
+        run()
+    over.acquire(timeout=timeout)
+
+
+def _die(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

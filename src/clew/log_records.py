@@ -20,7 +20,7 @@ class RequestIdLogRecordProcessor(LogRecordProcessor):
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
         """Put the ID of the request that the record's Context belongs to on the record."""
         record = log_record.log_record
-        name = request_id_in(get_current() if record.context is None else record.context)
+        name = request_id_in(record.context or get_current())
         attributes = record.attributes
         if name is not None and attributes is not None and policy.attribute not in attributes:
             cast("MutableMapping[str, Any]", attributes)[policy.attribute] = name

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from time import perf_counter_ns as clock
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from clew import pipeline
-from clew.attributes import Computed, Value, clean, computed, key_of
+from clew.attributes import Computed, Value, clean, key_of
 from clew.diagnostics import say_once
 from clew.failures import exception_types
+from clew.links import link_site
 from clew.running import Run, begin
 from clew.wrappers import wrap
+
+if TYPE_CHECKING:
+    from clew.links import Link
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
 
 LONGEST_NAME = 255
+
+
+class _Given:
+    """What `clew.measure` was given besides a name."""
+
+    __slots__ = ("attributes", "expected", "failed", "fits_block", "span")
+
+    def __init__(
+        self,
+        attributes: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+        expected: tuple[type[BaseException], ...] = (),
+        failed: Callable[[Any], object] | None = None,
+        span: bool | None = None,
+    ) -> None:
+        self.attributes = attributes
+        self.expected = expected
+        self.failed = failed
+        self.span = span
+        self.fits_block = failed is None and not callable(attributes)
+
+
+_NOTHING = _Given()
 
 
 class Measure:
@@ -27,23 +55,16 @@ class Measure:
     single-use, like the managers of `contextlib`.
     """
 
-    __slots__ = ("_attributes", "_entered", "_expected", "_failed", "_name", "_run", "_span")
+    __slots__ = ("_entered", "_given", "_link", "_name", "_run", "_started")
 
-    def __init__(
-        self,
-        name: str | None,
-        attributes: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None,
-        expected: tuple[type[BaseException], ...],
-        failed: Callable[[Any], object] | None,
-        span: bool | None,
-    ) -> None:
+    _link: Link | None
+    _run: Run | None
+    _started: int
+
+    def __init__(self, name: str | None, given: _Given = _NOTHING) -> None:
         self._name = name
-        self._attributes = attributes
-        self._expected = expected
-        self._failed = failed
-        self._span = span
+        self._given = given
         self._entered = False
-        self._run: Run | None = None
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -56,41 +77,77 @@ class Measure:
         if inspect.isclass(function) or not callable(function):
             raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
         name = self._name or checked_name(_qualified_name(function))
+        given, attributes = self._given, self._given.attributes
         constant: dict[str, Value] = {}
         compute: Computed | None = None
-        if callable(self._attributes):
-            compute = computed(self._attributes, function, name)
-        elif self._attributes is not None:
-            constant = clean(self._attributes)
-        return wrap(function, Site(name, constant, compute, self._expected, self._failed, self._span))
+        if callable(attributes):
+            compute = Computed(attributes, function, name)
+        elif attributes is not None:
+            constant = clean(attributes)
+        return wrap(function, Site(name, constant, compute, given.expected, given.failed, given.span))
 
     def __enter__(self) -> Measure:
-        if self._entered:
-            raise RuntimeError(
-                f"This clew.measure({self._name!r}) block has been entered before; a block is single-use: write "
-                f"`with clew.measure({self._name!r}):` each time"
-            )
+        if self._entered or self._name is None or not self._given.fits_block:
+            self._refuse()
+        self._entered = True
+        self._link = self._run = None
+        current = pipeline.current
+        if current is not None:
+            link = current.block_links.get(self._name) if self._given is _NOTHING else None
+            if link is None:
+                self._enter_the_long_way(self._name, current)
+            else:
+                link.local.shard.started += 1
+                self._link = link
+                self._started = clock()
+        return self
+
+    def _enter_the_long_way(self, name: str, current: pipeline.Pipeline) -> None:
+        given = self._given
+        if given is _NOTHING and name not in current.block_links:
+            current.add_block(name)
+        cleaned = clean(given.attributes) if isinstance(given.attributes, Mapping) else {}
+        self._run = begin(current, name, cleaned, key_of(cleaned), given.expected, span=given.span)
+
+    def _refuse(self) -> NoReturn:
         if self._name is None:
             raise TypeError('A block has no name of its own: write `with clew.measure("its name"):`')
-        if callable(self._attributes) or self._failed is not None:
-            given = "a callable for attributes" if callable(self._attributes) else "failed"
+        if not self._given.fits_block:
+            given = "failed" if self._given.failed is not None else "a callable for attributes"
             raise TypeError(
                 f"clew.measure({self._name!r}): {given} looks at a call, and a block has none; use m.set() and "
                 "m.fail() inside it"
             )
-        self._entered = True
-        current = pipeline.current
-        if current is not None:
-            attributes = {} if self._attributes is None else clean(self._attributes)
-            self._run = begin(current, self._name, attributes, key_of(attributes), self._expected, span=self._span)
-        return self
+        raise RuntimeError(
+            f"This clew.measure({self._name!r}) block has been entered before; a block is single-use: write "
+            f"`with clew.measure({self._name!r}):` each time"
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._run is not None:
-            self._run.end(error)
-            self._run = None
+        link = self._link
+        if link is None:
+            if self._run is not None:
+                self._run.end(error)
+                self._run = None
+            return
+        nanoseconds = clock() - self._started
+        self._link = None
+        shard = link.local.shard  # asked again, since a block may be left in another thread
+        if error is not None:
+            link.end(shard, nanoseconds, error)
+            return
+        index = bisect_left(shard.bounds, nanoseconds)
+        shard.counts[index] += 1
+        shard.total += nanoseconds
+        page = shard.page
+        if nanoseconds < page.low:
+            page.low = nanoseconds
+        if nanoseconds > page.high:
+            page.high = nanoseconds
+        if nanoseconds >= page.largest[index]:
+            shard.series.keep(page, index, nanoseconds, None)
 
     async def __aenter__(self) -> Measure:
         return self.__enter__()
@@ -119,29 +176,38 @@ class Measure:
 
     def fail(self, reason: str = "_OTHER") -> None:
         """Tell that this run has failed without an exception; `reason` (few values) becomes its ``error.type``."""
-        if self._run is not None:
-            self._run.fail(reason)
-        elif not self._entered:
-            self._outside("fail")
+        self._tell("fail", reason)
 
-    def _tell(self, what: str, name: str, value: Any) -> None:
-        if self._run is None:
-            if not self._entered:
-                self._outside(what)
-            return
+    def _tell(self, what: str, *told: Any) -> None:
+        """Tell the run, for which it has to be one that can be told."""
         try:
-            getattr(self._run, what)(name, value)
+            if self._entered and self._link is not None:
+                operation, self._link = self._link.operation, None
+                assert self._name is not None
+                self._run = Run(operation.pipeline, self._name, {}, (), (), span=False, started=self._started)
+            if not self._entered:
+                say_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
+            elif self._run is not None:
+                getattr(self._run, what)(*told)
         except Exception as trouble:
-            say_once(("tell", self._name), "clew.measure(%r): %s() failed: %s", self._name, what, trouble)
-
-    def _outside(self, what: str) -> None:
-        say_once(("outside", what), "clew.measure(%r).%s() was called outside its block; ignored", self._name, what)
+            say_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
 
 
 class Site:
-    """One decorated function: what is known of its operation before any call."""
+    """One decorated function: what is known of its operation before any call, and its link to the current pipeline."""
 
-    __slots__ = ("attributes", "compute", "expected", "failed", "key", "name", "span")
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_link",
+        "attributes",
+        "compute",
+        "expected",
+        "failed",
+        "key",
+        "name",
+        "span",
+    )
 
     def __init__(
         self,
@@ -159,6 +225,32 @@ class Site:
         self.expected = expected
         self.failed = failed
         self.span = span
+        self._asked: pipeline.Pipeline | None = None
+        self._link: Callable[[Any], None] | None = None
+
+    def on_link(self, link: Callable[[Any], None]) -> None:
+        """Have `link` called with each new link, and with None when that is cut."""
+        self._link = link
+        pipeline.linked.add(self)
+
+    def make_link(self) -> None:
+        """Link to the current pipeline if it has a short way for this function."""
+        current = pipeline.current
+        if current is None or current is self._asked or self._link is None:
+            return
+        with pipeline.switching:
+            if current is pipeline.current:
+                self._asked = current
+                try:
+                    self._link(link_site(self, current))
+                except Exception as trouble:
+                    say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
+
+    def cut(self) -> None:
+        """Let go of the pipeline."""
+        self._asked = None
+        if self._link is not None:
+            self._link(None)
 
 
 def checked_name(name: str) -> str:
@@ -168,7 +260,15 @@ def checked_name(name: str) -> str:
             f"An operation's name has 1 to {LONGEST_NAME} printable characters, not {name[:80]!r} "
             f"({len(name)} characters)"
         )
+    if len(_checked) < _MOST_CHECKED:
+        _checked.add(name)
     return name
+
+
+_checked: set[str] = set()
+"""Names that have been found fit, so that a block's name is not looked through each time."""
+
+_MOST_CHECKED = 4_096
 
 
 def _qualified_name(function: Any) -> str:
@@ -225,9 +325,12 @@ def measure(
         TypeError: An argument is of the wrong type, or the callable wants a parameter the function has not.
         ValueError: The name is empty, too long or not printable.
     """
+    plain = attributes is None and expected == () and failed is None and span is None
+    if plain and name.__class__ is str and name in _checked:
+        return Measure(name)
     if name is not None and not isinstance(name, str):
         if callable(name) or isinstance(name, (staticmethod, classmethod)):
-            return Measure(None, None, (), None, None)(name)
+            return Measure(None)(name)
         raise TypeError(f"clew.measure takes an operation's name or a function, not {name!r}")
     if name is not None:
         checked_name(name)
@@ -238,4 +341,6 @@ def measure(
         expected = exception_types(expected, owner)
     if failed is not None and not callable(failed):
         raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
-    return Measure(name, attributes, expected, failed, span)
+    if plain:
+        return Measure(name)
+    return Measure(name, _Given(attributes, expected, failed, span))

@@ -10,9 +10,8 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from clew.__about__ import __version__
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
-    from clew.metrics.recorder import Add, Record, Recorder
+    from clew.links import Link
+    from clew.metrics.recorder import OperationRecorder, Recorder, SeriesRecorder
 
 ATTRIBUTE_SETS = 100
 """How many sets of the user's attributes one operation has by default (``CLEW_ATTRIBUTE_SETS``)."""
@@ -34,7 +34,9 @@ INSTRUMENT_SETS = 2_000
 
 OVERFLOW = "otel.metric.overflow"
 
-_NO_KEY: Key = ()
+_BEYOND: Key = ((OVERFLOW, bool, "operation"),)
+_BEYOND_ALL: Key = ((OVERFLOW, bool, "instrument"),)
+"""The keys of series that stand for attribute sets past the operation's budget, and past the instrument's limit."""
 
 
 class Pipeline:
@@ -61,13 +63,15 @@ class Pipeline:
         self.sets = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
+        self.block_links: dict[str, Link | None] = {}
+        """The short way for blocks, by name; None where there is none."""
         _export_events(meter_provider)
 
     def renewed(self) -> Pipeline:
         """Return a pipeline like this one, into which nothing has been recorded and no operation has begun."""
         return Pipeline(
             self.meter_provider,
-            self.recorder,
+            self.recorder.renewed(),
             tracer=self.tracer,
             spans=self.spans,
             expected=self.expected,
@@ -86,6 +90,14 @@ class Pipeline:
                     return self._further_operation()
                 found = self._operations[name] = Operation(self, name)
             return found
+
+    def add_block(self, name: str) -> None:
+        """Let further blocks of that name take the short way, if there is one."""
+        from clew.links import link_block
+
+        with switching:
+            if self is current and len(self.block_links) < INSTRUMENT_SETS:
+                self.block_links[name] = link_block(name, self)
 
     def _further_operation(self) -> Operation:
         count("operation.overflow")
@@ -107,35 +119,28 @@ class Operation:
     def __init__(self, pipeline: Pipeline, name: str | None) -> None:
         self.pipeline = pipeline
         self._name = name
-        self._series: dict[tuple[Key, str | None], Record] = {}
+        self._series: dict[tuple[Key, str | None], SeriesRecorder] = {}
         self._keys: set[Key] = set()
         self._error_types: set[str] = set()
-        self._overflow: dict[str | None, Record] = {}
-        self.add_active: Add = pipeline.recorder.active(self._identity())
+        self._overflow: dict[str | None, SeriesRecorder] = {}
+        self._overflow_of_all: SeriesRecorder | None = None
+        self.recorder: OperationRecorder = pipeline.recorder.operation(self._identity())
 
     def _identity(self) -> dict[str, Value]:
         return {OVERFLOW: True} if self._name is None else {"operation.name": self._name}
 
-    def record(
-        self,
-        seconds: float,
-        key: Key,
-        attributes: Mapping[str, Value],
-        error_type: str | None,
-        context: Context | None,
-    ) -> None:
-        """Record one run of the operation, in seconds; `key` is the key of `attributes`."""
-        record = self._series.get((key, error_type))
-        if record is None:
-            record = self._find(key, attributes, error_type)
-        record(seconds, context)
+    def series(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
+        """Return what records runs with these attributes, whose key is `key`, and this error type."""
+        return self._series.get((key, error_type)) or self._find(key, attributes, error_type)
 
-    def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> Record:
+    def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
         pipeline = self.pipeline
         with pipeline.lock:
             error_type = self._known(error_type)
-            if self._name is None:
-                return self._overflow_series(None)
+            if self._name is None or key is _BEYOND_ALL:
+                return self._beyond_all()
+            if key is _BEYOND:
+                return self._beyond(error_type)
             if key and key not in self._keys and len(self._keys) >= pipeline.attribute_sets:
                 count("attributes.overflow")
                 say_once(
@@ -146,26 +151,33 @@ class Operation:
                     pipeline.attribute_sets,
                     OVERFLOW,
                 )
-                return self._overflow_series(error_type)
-            record = self._series.get((key, error_type))
-            if record is None:
+                return self._beyond(error_type)
+            series = self._series.get((key, error_type))
+            if series is None:
                 if pipeline.sets >= INSTRUMENT_SETS:
                     count("attributes.overflow")
-                    return pipeline.recorder.duration({OVERFLOW: True})
+                    return self._beyond_all()
                 pipeline.sets += 1
                 if key:
                     self._keys.add(key)
-                record = pipeline.recorder.duration(self._named(attributes, error_type))
-                self._series[key, error_type] = record
-            return record
+                series = self.recorder.series(self._named(attributes, error_type), key, attributes)
+                self._series[key, error_type] = series
+            return series
 
-    def _overflow_series(self, error_type: str | None) -> Record:
-        record = self._overflow.get(error_type)
-        if record is None:
+    def _beyond(self, error_type: str | None) -> SeriesRecorder:
+        """Return the series of all attribute sets past the operation's budget."""
+        series = self._overflow.get(error_type)
+        if series is None:
             self.pipeline.sets += 1
-            record = self.pipeline.recorder.duration({**self._named({}, error_type), OVERFLOW: True})
-            self._overflow[error_type] = record
-        return record
+            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND, {})
+            self._overflow[error_type] = series
+        return series
+
+    def _beyond_all(self) -> SeriesRecorder:
+        """Return the series of all attribute sets past the instrument's limit."""
+        if self._overflow_of_all is None:
+            self._overflow_of_all = self.recorder.series({OVERFLOW: True}, _BEYOND_ALL, {})
+        return self._overflow_of_all
 
     def _named(self, attributes: Mapping[str, Value], error_type: str | None) -> dict[str, Value]:
         failed: dict[str, Value] = {} if error_type is None else {"error.type": error_type}
@@ -214,17 +226,35 @@ def _observe(options: CallbackOptions) -> Iterable[Observation]:
 
 current: Pipeline | None = None
 
+switching = threading.Lock()
+"""Held while the current pipeline changes, and while something links itself to it."""
+
+
+class Linked(Protocol):
+    """What holds on to something of the current pipeline."""
+
+    def cut(self) -> None:
+        """Let go of it: the pipeline is about to change."""
+
+
+linked: weakref.WeakSet[Linked] = weakref.WeakSet()
+
 
 def use(pipeline: Pipeline | None) -> None:
     """Make `pipeline` the current one; the one before takes no further measurements."""
     global current
-    if current is not None:
-        current.is_open = False
-    current = pipeline
+    with switching:
+        if current is not None:
+            current.is_open = False
+        current = pipeline
+        for one in list(linked):
+            one.cut()
 
 
 def _renew_in_child() -> None:
     """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
+    global switching
+    switching = threading.Lock()
     if current is not None:
         use(current.renewed())
 

@@ -187,8 +187,8 @@ def _joined(values: Iterable[str] | None) -> str | None:
 
 
 def _read(carrier: Any, getter: Getter[Any]) -> str | None:
-    text = _header(carrier, getter)
-    return None if text is None else accept(first_value(text))
+    text = first_value(_header(carrier, getter) or "")
+    return accept(text) if text else None
 
 
 def _header(carrier: Any, getter: Getter[Any]) -> str | None:

@@ -3,29 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from dataclasses import dataclass
+from typing import Any
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, LogRecordProcessor
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, AlwaysOnExemplarFilter, ExemplarFilter, MeterProvider
-from opentelemetry.sdk.metrics import TraceBasedExemplarFilter as TraceBased
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.metrics.view import View
-from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from clew import exporters
 from clew.delivery import LogBatches, PeriodicReader, SpanBatches
+from clew.log_records import RequestIdLogRecordProcessor
+from clew.metrics.sharded import ShardedMeterProvider
 from clew.metrics.views import exemplar_filter, views
-from clew.settings import Settings
+from clew.settings import ConfigurationError, Problem, Settings
+from clew.settings.problems import shown
 from clew.spans import RequestIdSpanProcessor
 
-_EXEMPLAR_FILTERS: dict[str, Callable[[], ExemplarFilter]] = {
+_EXEMPLAR_FILTERS: dict[str | None, Callable[[], ExemplarFilter]] = {
+    None: exemplar_filter,
     "always_on": AlwaysOnExemplarFilter,
     "always_off": AlwaysOffExemplarFilter,
-    "trace_based": TraceBased,
+    "trace_based": TraceBasedExemplarFilter,
 }
 
 
-def metric_readers(settings: Settings, given: Sequence[MetricExporter] | None) -> list[MetricReader]:
+@dataclass(frozen=True)
+class Given:
+    """What `clew.configure()` was given for its providers; None stands for what the environment names."""
+
+    views: Sequence[View] = ()
+    metric_exporters: Sequence[MetricExporter] | None = None
+    metric_readers: Sequence[MetricReader] | None = None
+    span_processors: Sequence[SpanProcessor] | None = None
+    log_processors: Sequence[LogRecordProcessor] | None = None
+
+    @property
+    def metrics(self) -> list[MetricExporter | MetricReader] | None:
+        """Readers and exporters, or None where neither was given."""
+        if self.metric_readers is None and self.metric_exporters is None:
+            return None
+        return [*(self.metric_readers or ()), *(self.metric_exporters or ())]
+
+    def problems(self) -> list[Problem]:
+        """Find what is not of the kind that its argument takes."""
+        kinds: dict[str, type] = {
+            "views": View,
+            "metric_exporters": MetricExporter,
+            "metric_readers": MetricReader,
+            "span_processors": SpanProcessor,
+            "log_processors": LogRecordProcessor,
+        }
+        return [
+            Problem(f"configure({name}=…)", shown(value), f"{kind.__name__}s, a sequence of them")
+            for name, kind in kinds.items()
+            if (value := getattr(self, name)) is not None
+            and (not isinstance(value, Sequence) or not all(isinstance(each, kind) for each in value))
+        ]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A provider, None where there is to be none, and what delivers for it."""
+
+    provider: Any
+    parts: Sequence[Any] = ()
+
+
+def metric_readers(settings: Settings, given: Sequence[MetricExporter | MetricReader] | None) -> list[MetricReader]:
     """Make the readers of the exporters that are given, or else set; an exporter that is a reader stays as it is."""
     found = exporters.metric_exporters(settings) if given is None else given
     return [
@@ -39,18 +91,6 @@ def metric_readers(settings: Settings, given: Sequence[MetricExporter] | None) -
         )
         for exporter in found
     ]
-
-
-def meter_provider(settings: Settings, readers: Sequence[MetricReader], mine: Sequence[View]) -> MeterProvider:
-    """Build the MeterProvider whose exemplars carry request IDs."""
-    name = settings.exemplar_filter
-    return MeterProvider(
-        metric_readers=readers,
-        resource=settings.resource,
-        views=views(*mine),
-        exemplar_filter=exemplar_filter() if name is None else _EXEMPLAR_FILTERS[name](),
-        shutdown_on_exit=False,
-    )
 
 
 def span_processors(settings: Settings, given: Sequence[SpanProcessor] | None) -> list[SpanProcessor]:
@@ -71,44 +111,6 @@ def span_processors(settings: Settings, given: Sequence[SpanProcessor] | None) -
     ]
 
 
-def tracer_provider(settings: Settings, processors: Sequence[SpanProcessor]) -> TracerProvider:
-    """Build the TracerProvider whose spans carry request IDs."""
-    limits = settings.limits
-    provider = TracerProvider(
-        resource=settings.resource,
-        sampler=_sampler(settings),
-        span_limits=SpanLimits(
-            max_span_attributes=limits.span_attributes,
-            max_span_attribute_length=limits.span_attribute_length,
-            max_events=limits.span_events,
-            max_links=limits.span_links,
-            max_event_attributes=limits.event_attributes,
-            max_link_attributes=limits.link_attributes,
-        ),
-        shutdown_on_exit=False,
-    )
-    for processor in (RequestIdSpanProcessor(), *processors):
-        provider.add_span_processor(processor)
-    return provider
-
-
-def _sampler(settings: Settings) -> sampling.Sampler:
-    ratio = 1.0 if settings.sampler_argument is None else float(settings.sampler_argument)
-    known: dict[str, Callable[[], sampling.Sampler]] = {
-        "always_on": lambda: sampling.ALWAYS_ON,
-        "always_off": lambda: sampling.ALWAYS_OFF,
-        "traceidratio": lambda: sampling.TraceIdRatioBased(ratio),
-        "parentbased_always_on": lambda: sampling.ParentBased(sampling.ALWAYS_ON),
-        "parentbased_always_off": lambda: sampling.ParentBased(sampling.ALWAYS_OFF),
-        "parentbased_traceidratio": lambda: sampling.ParentBasedTraceIdRatio(ratio),
-    }
-    if settings.sampler in known:
-        return known[settings.sampler]()
-    (installed,) = entry_points(group="opentelemetry_traces_sampler", name=settings.sampler)
-    made: sampling.Sampler = installed.load()(settings.sampler_argument)
-    return made
-
-
 def log_processors(settings: Settings, given: Sequence[LogRecordProcessor] | None) -> list[LogRecordProcessor]:
     """Make the processors of the exporters that are set, unless some are given."""
     if given is not None:
@@ -127,16 +129,80 @@ def log_processors(settings: Settings, given: Sequence[LogRecordProcessor] | Non
     ]
 
 
-def logger_provider(settings: Settings, processors: Sequence[LogRecordProcessor]) -> LoggerProvider:
-    """Build the LoggerProvider that the log records of the program go to."""
-    limits = settings.limits
-    provider = LoggerProvider(
-        resource=settings.resource,
-        shutdown_on_exit=False,
-        log_record_limits=LogRecordLimits(
-            max_attributes=limits.log_attributes, max_attribute_length=limits.log_attribute_length
-        ),
+class Environment:
+    """Builds the providers that the settings describe; raises ConfigurationError where something cannot be made."""
+
+    def __init__(self, settings: Settings, given: Given) -> None:
+        self.disabled = settings.disabled
+        self.resource: Resource = settings.resource
+        self.instance_id_given = settings.instance_id_given
+        self._settings = settings
+        self._given = given
+
+    def metrics(self) -> Built:
+        """Build the MeterProvider whose exemplars carry request IDs."""
+        settings, given = self._settings, self._given
+        readers = metric_readers(settings, given.metrics)
+        try:
+            provider = ShardedMeterProvider(
+                metric_readers=readers,
+                resource=self.resource,
+                views=views(*given.views),
+                exemplar_filter=_EXEMPLAR_FILTERS[settings.exemplar_filter](),
+                shutdown_on_exit=False,
+            )
+        except Exception as error:  # a reader that belongs to another provider
+            raise unusable("metric_readers", given.metric_readers, error) from error
+        return Built(provider, readers)
+
+    def spans(self) -> Built:
+        """Build the TracerProvider whose spans carry request IDs."""
+        settings = self._settings
+        limits = settings.limits
+        processors = span_processors(settings, self._given.span_processors)
+        provider = TracerProvider(
+            resource=self.resource,
+            sampler=exporters.make_sampler(settings),
+            span_limits=SpanLimits(
+                max_span_attributes=limits.span_attributes,
+                max_span_attribute_length=limits.span_attribute_length,
+                max_events=limits.span_events,
+                max_links=limits.span_links,
+                max_event_attributes=limits.event_attributes,
+                max_link_attributes=limits.link_attributes,
+            ),
+            shutdown_on_exit=False,
+        )
+        for processor in (RequestIdSpanProcessor(), *processors):
+            provider.add_span_processor(processor)
+        return Built(provider, processors)
+
+    def logs(self) -> Built:
+        """Build the LoggerProvider that the log records of the program go to, where they go anywhere."""
+        limits = self._settings.limits
+        processors = log_processors(self._settings, self._given.log_processors)
+        if not processors:
+            return Built(None)
+        provider = LoggerProvider(
+            resource=self.resource,
+            shutdown_on_exit=False,
+            log_record_limits=LogRecordLimits(
+                max_attributes=limits.log_attributes, max_attribute_length=limits.log_attribute_length
+            ),
+        )
+        for processor in (RequestIdLogRecordProcessor(), *processors):
+            provider.add_log_record_processor(processor)
+        return Built(provider, processors)
+
+    def propagator(self) -> None:
+        """Return None: ``OTEL_PROPAGATORS`` has its own default."""
+
+    def instrument(self) -> None:
+        """Do nothing: the environment names no instrumentations to `clew.configure()`."""
+
+
+def unusable(argument: str, value: object, error: Exception) -> ConfigurationError:
+    """Return the error for an argument of `clew.configure()` that the SDK does not take."""
+    return ConfigurationError(
+        [Problem(f"configure({argument}=…)", shown(value), f"what OpenTelemetry takes; it says: {error}")]
     )
-    for processor in processors:
-        provider.add_log_record_processor(processor)
-    return provider

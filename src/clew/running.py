@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from time import perf_counter_ns
+from time import perf_counter_ns as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.context import Context, attach, get_current
@@ -49,7 +49,9 @@ class Run:
         *,
         span: bool | None,
         keeps_context: bool = False,
+        started: int | None = None,
     ) -> None:
+        """Begin a run, or take over one that has begun at `started` (of `perf_counter_ns`) as a plain one."""
         self._pipeline = pipeline
         self._name = name
         self._expected = expected
@@ -62,10 +64,13 @@ class Run:
         self.span: Span | None = None
         self._context: Context | None = get_current() if keeps_context else None
         self._operation = pipeline.operation(name)
-        self._operation.add_active(1)
+        if started is not None:
+            self._started = started
+            return
+        self._operation.recorder.begin()
         if span if span is not None else pipeline.spans:
             self._start_span(keeps_context)
-        self._started = perf_counter_ns()
+        self._started = clock()
 
     def _start_span(self, keeps_context: bool) -> None:
         tracer = self._pipeline.tracer
@@ -107,24 +112,23 @@ class Run:
 
     def end(self, error: BaseException | None = None) -> None:
         """End the run, with the exception that leaves it or None, and record it."""
-        seconds = (perf_counter_ns() - self._started) / 1e9
+        nanoseconds = clock() - self._started
         try:
-            self._end(seconds, error)
+            self._end(nanoseconds, error)
         except Exception as trouble:
             _not_recorded(self._name, trouble)
 
-    def _end(self, seconds: float, error: BaseException | None) -> None:
+    def _end(self, nanoseconds: int, error: BaseException | None) -> None:
         pipeline = self._pipeline
         error_type = None if error is None else failure(error, self._expected, pipeline.expected)
         if error_type is None:
             error_type = self._reason
         if pipeline.is_open:
-            self._operation.add_active(-1)
             attributes, key = self.attributes, self.key
             if self._added is not None:
                 attributes = dict(sorted({**attributes, **self._added}.items()))
                 key = key_of(attributes)
-            self._operation.record(seconds, key, attributes, error_type, self._context)
+            self._operation.series(key, attributes, error_type).record(nanoseconds, self._context)
         if self.span is not None:
             self._end_span(error, error_type)
 
@@ -151,7 +155,7 @@ class Run:
         try:
             count("operation.abandoned")
             if self._pipeline.is_open:
-                self._operation.add_active(-1)
+                self._operation.recorder.abandon()
             if self.span is not None:
                 self.span.end()
         except Exception as trouble:

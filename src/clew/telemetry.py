@@ -1,40 +1,34 @@
-"""`clew.configure()`: from the settings to OpenTelemetry's providers, and what their life needs."""
+"""`clew.configure()`, and what it returns: the life of the telemetry of a process."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry._logs import get_logger_provider, set_logger_provider
-from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import TracerProvider
-
-from clew import lifetime, pipeline, providers
+from clew import lifetime, pipeline
 from clew.__about__ import __version__
-from clew.adoption import say_what_lacks
 from clew.delivery import PeriodicReader, deliver
-from clew.diagnostics import say_once
 from clew.failures import Expected
-from clew.metrics import sdk
 from clew.metrics.recorder import PortableRecorder
+from clew.metrics.sharded import ShardedMeterProvider, recorder_for
+from clew.providers import Given
 from clew.request import policy
-from clew.settings import ConfigurationError, Problem, Settings, load_settings, resource_in_child
-from clew.spans import RequestIdSpanProcessor
+from clew.settings import ConfigurationError, Problem, Settings, load_settings
+from clew.settings.problems import shown
+from clew.signals import Signals, build
 
 if TYPE_CHECKING:
-    from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk._logs import LogRecordProcessor
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
     from opentelemetry.sdk.metrics.view import View
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor
 
-_DEFAULT_PROPAGATORS = ("tracecontext", "baggage", "request_id")
+__all__ = ["ConfigurationError", "Telemetry", "configure"]
+
+_LONGEST_TIMEOUT = 86_400.0
 
 _lock = threading.RLock()
 _configured: Telemetry | None = None
@@ -47,14 +41,17 @@ class Telemetry:
         settings: The settings in force.
     """
 
-    def __init__(self, settings: Settings, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Settings, arguments: Mapping[str, Any], signals: Signals) -> None:
         self.settings = settings
         self._arguments = arguments
-        self._parts: list[Any] = []  # what delivers: readers and processors of ours, or given
-        self._meter_provider: metrics.MeterProvider | None = None
-        self._tracer_provider: trace.TracerProvider | None = None
-        self._logger_provider: LoggerProvider | None = None
-        self._ended = False
+        self._signals = signals
+        self._ending = threading.Lock()
+        self._outcome: bool | None = None
+
+    @property
+    def shutdown_timeout(self) -> float:
+        """How long the end of the process may take, in seconds (``CLEW_SHUTDOWN_TIMEOUT``)."""
+        return self.settings.shutdown_timeout
 
     def force_flush(self, timeout: float = 10.0) -> bool:
         """Send all metrics, spans and log records there are, side by side.
@@ -65,135 +62,72 @@ class Telemetry:
         Returns:
             False only where something was not delivered. It never raises, and may be called from any thread.
         """
-        return deliver(self._parts, closing=False, timeout=timeout)
+        return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
 
     def shutdown(self, timeout: float = 3.0) -> bool:
         """Send all that there is, as `force_flush` does, and measure no more; `clew.configure()` may begin anew.
+
+        A provider that the application built is flushed and goes on.
 
         Args:
             timeout: In seconds; what has not been sent by then is dropped, which is said with its count.
 
         Returns:
-            False only where something was not delivered. It never raises, and may be called again.
+            False only where something was not delivered. It never raises, and may be called again: that waits for the
+            first call if it is under way, and returns what the first one returned.
         """
+        return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
+
+    def end(self, *, at_exit: bool = False) -> None:
+        """Shut down at the end of the process, within ``CLEW_SHUTDOWN_TIMEOUT``."""
+        # the providers that the application built have their own part in `atexit`, and in no other end
+        self._shutdown(
+            self.settings.shutdown_timeout, [*self._signals.parts, *(() if at_exit else self._signals.foreign)]
+        )
+
+    def _shutdown(self, timeout: float, parts: Sequence[Any]) -> bool:
+        if not self._ending.acquire(timeout=max(0.0, min(timeout, _LONGEST_TIMEOUT))):
+            return False
+        try:
+            if self._outcome is None:
+                self._measure_no_more()
+                self._outcome = deliver(parts, closing=True, timeout=timeout)
+                self._signals.leave_foreign()
+                lifetime.release(self)
+            return self._outcome
+        finally:
+            self._ending.release()
+
+    def _measure_no_more(self) -> None:
         global _configured
         with _lock:
             if _configured is self:
                 _configured = None
                 pipeline.use(None)
-            if not self._ended:
-                self._ended = True
-                if self._logger_provider is not None:
+                if self._signals.logger_provider is not None:
                     log_records().uninstall()
-                lifetime.release(self)
-        return deliver(self._parts, closing=True, timeout=timeout)
-
-    def end(self) -> None:
-        """Shut down at the end of the process, within ``CLEW_SHUTDOWN_TIMEOUT``."""
-        self.shutdown(self.settings.shutdown_timeout)
 
     def begin_in_child(self) -> None:
-        """Count from zero in a forked child, under its own resource; what the parent had is the parent's to send."""
+        """Begin anew in a forked child: what the parent had is the parent's to send."""
         global _lock
         _lock = threading.RLock()
-        resource = resource_in_child(self.settings.resource, instance_id_given=self.settings.instance_id_given)
-        if isinstance(self._meter_provider, MeterProvider) and self._meter_provider in pipeline.ours:
-            sdk.restart_metrics_in_child(self._meter_provider, resource)
-        for provider in (self._tracer_provider, self._logger_provider):
-            if provider in pipeline.ours:
-                sdk.set_resource(provider, resource)
-        for part in self._parts:
-            if hasattr(part, "restart_in_child"):
-                part.restart_in_child()
+        self._ending = threading.Lock()
+        self._signals.restart_in_child()
         if _configured is self:
             self._start()
 
-    def _build(
-        self,
-        views: Sequence[View],
-        metric_exporters: Sequence[MetricExporter] | None,
-        metric_readers: Sequence[MetricReader] | None,
-        span_processors: Sequence[SpanProcessor] | None,
-        log_processors: Sequence[LogRecordProcessor] | None,
-    ) -> None:
-        self._build_metrics(views, metric_exporters, metric_readers)
-        self._build_spans(span_processors)
-        self._build_logs(log_processors)
-
-    def _build_metrics(
-        self,
-        views: Sequence[View],
-        metric_exporters: Sequence[MetricExporter] | None,
-        metric_readers: Sequence[MetricReader] | None,
-    ) -> None:
-        found = metrics.get_meter_provider()
-        if _is_foreign(found):
-            self._meter_provider = found
-            say_what_lacks(found)
-            if views or metric_exporters or metric_readers:
-                say_once(
-                    "foreign metrics",
-                    "The application has set a MeterProvider of its own, which clew records into; the views, exporters "
-                    "and readers given to clew.configure() are not used",
-                )
-            return
-        exporters = None if metric_exporters is None and metric_readers is None else (metric_exporters or ())
-        readers = [*(metric_readers or ()), *providers.metric_readers(self.settings, exporters)]
-        provider = providers.meter_provider(self.settings, readers, views)
-        pipeline.ours.add(provider)
-        self._parts += readers
-        self._meter_provider = provider
-        if found not in pipeline.ours:
-            metrics.set_meter_provider(provider)
-
-    def _build_spans(self, span_processors: Sequence[SpanProcessor] | None) -> None:
-        found = trace.get_tracer_provider()
-        if _is_foreign(found):
-            self._tracer_provider = found
-            if isinstance(found, TracerProvider):
-                for processor in (RequestIdSpanProcessor(), *(span_processors or ())):
-                    found.add_span_processor(processor)
-            return
-        processors = providers.span_processors(self.settings, span_processors)
-        provider = providers.tracer_provider(self.settings, processors)
-        pipeline.ours.add(provider)
-        self._parts += processors
-        self._tracer_provider = provider
-        if found not in pipeline.ours:
-            trace.set_tracer_provider(provider)
-
-    def _build_logs(self, log_processors: Sequence[LogRecordProcessor] | None) -> None:
-        found = get_logger_provider()
-        if _is_foreign(found):
-            self._logger_provider = found
-        else:
-            processors = providers.log_processors(self.settings, log_processors)
-            if not processors:
-                return
-            provider = providers.logger_provider(self.settings, processors)
-            pipeline.ours.add(provider)
-            self._parts += processors
-            self._logger_provider = provider
-            if found not in pipeline.ours:
-                set_logger_provider(provider)
-        log_records().install(self._logger_provider)
-
-    def _start(self) -> None:
-        for part in self._parts:
-            if isinstance(part, PeriodicReader):
-                part.start()
-
     def _begin(self) -> None:
         """Let measurements go to the providers."""
-        assert self._meter_provider is not None
-        assert self._tracer_provider is not None
-        settings = self.settings
+        settings, signals = self.settings, self._signals
+        meter_provider = signals.meter_provider
         self._start()
         pipeline.use(
             pipeline.Pipeline(
-                self._meter_provider,
-                PortableRecorder(self._meter_provider),
-                tracer=self._tracer_provider.get_tracer("clew", __version__),
+                meter_provider,
+                recorder_for(meter_provider)
+                if isinstance(meter_provider, ShardedMeterProvider)
+                else PortableRecorder(meter_provider),
+                tracer=signals.tracer_provider.get_tracer("clew", __version__),
                 spans=settings.spans,
                 expected=Expected(
                     tuple(kind for kind in settings.expected if not isinstance(kind, str)),
@@ -202,6 +136,13 @@ class Telemetry:
                 attribute_sets=settings.attribute_sets,
             )
         )
+        if signals.logger_provider is not None:
+            log_records().install(signals.logger_provider)
+
+    def _start(self) -> None:
+        for part in self._signals.parts:
+            if isinstance(part, PeriodicReader):
+                part.start()
 
 
 def log_records() -> Any:
@@ -211,22 +152,11 @@ def log_records() -> Any:
     return logging
 
 
-def _is_foreign(provider: Any) -> bool:
-    """Tell whether the application has set this provider itself; a proxy stands for one that is not set yet."""
-    return provider not in pipeline.ours and not type(provider).__name__.lstrip("_").startswith("Proxy")
-
-
 def _set_policy(settings: Settings) -> None:
     policy.header = settings.request_id_header
     policy.attribute = settings.request_id_attribute
     policy.trust = settings.trust_request_id
     policy.hosts = settings.request_id_hosts
-
-
-def _set_propagators(settings: Settings) -> None:
-    names = settings.propagators if settings.propagators is not None else _DEFAULT_PROPAGATORS
-    found = [entry_points(group="opentelemetry_propagator", name=name) for name in names]
-    propagate.set_global_textmap(CompositePropagator([next(iter(points)).load()() for points in found]))
 
 
 def configure(
@@ -242,8 +172,9 @@ def configure(
     """Configure OpenTelemetry and `clew` from the environment, and begin to record.
 
     Reads the standard ``OTEL_*`` variables and a few ``CLEW_*`` ones, sets OTel's global MeterProvider, TracerProvider
-    and LoggerProvider and puts a handler on the root logger. A provider that the application has set before is used as
-    it is. What has been measured is sent at the end of the process by itself.
+    and LoggerProvider and sends the records of `logging`. A provider that the application has set before is used as it
+    is, and what is given for it here is added to it. What has been measured is sent at the end of the process by
+    itself. It belongs into the main thread, where SIGTERM can be attended to.
 
     Args:
         resource: Attributes of the resource, over those of the environment.
@@ -262,37 +193,49 @@ def configure(
         TypeError: There is no setting of that name.
     """
     global _configured
-    given = {
-        "resource": resource,
-        "views": list(views),
-        "metric_exporters": metric_exporters,
-        "metric_readers": metric_readers,
-        "span_processors": span_processors,
-        "log_processors": log_processors,
-        **settings,
-    }
+    given = Given(views, metric_exporters, metric_readers, span_processors, log_processors)
+    arguments = _arguments(given, resource=resource, **settings)
     with _lock:
         if _configured is not None:
-            if _configured._arguments != given:
-                raise ConfigurationError(_differences(_configured._arguments, given))
+            if _configured._arguments != arguments:
+                raise ConfigurationError(_differences(_configured._arguments, arguments))
             return _configured
-        loaded = load_settings(os.environ, strict=True, resource=resource, **settings)
-        telemetry = Telemetry(loaded, given)
+        loaded = _load(given, resource=resource, **settings)
+        telemetry = Telemetry(loaded, arguments, build(loaded, given, resource))
         _set_policy(loaded)
-        _set_propagators(loaded)
-        if not loaded.disabled:
-            telemetry._build(views, metric_exporters, metric_readers, span_processors, log_processors)
+        if telemetry._signals.enabled:
             telemetry._begin()
             lifetime.attend(telemetry)
         _configured = telemetry
         return telemetry
 
 
+def _load(given: Given, **settings: Any) -> Settings:
+    problems = given.problems()
+    try:
+        loaded = load_settings(os.environ, strict=True, **settings)
+    except ConfigurationError as error:
+        raise ConfigurationError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigurationError(problems)
+    return loaded
+
+
+def _arguments(given: Given, **others: Any) -> dict[str, Any]:
+    """Return the arguments of `configure` so that they can be compared: None is the same as not given."""
+    arguments = {**vars(given), **others}
+    return {
+        name: tuple(value) if isinstance(value, list) else dict(value) if isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+
+
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[Problem]:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             yield Problem(
-                f"clew.configure({name}=…)",
-                repr(now.get(name)),
-                f"what the first call gave ({before.get(name)!r}), until shutdown() has been called",
+                f"configure({name}=…)",
+                shown(now.get(name)),
+                f"what the first call gave, {shown(before.get(name))}, until shutdown() has been called",
             )

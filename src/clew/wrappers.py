@@ -6,7 +6,9 @@ import functools
 import inspect
 import sys
 import weakref
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Generator
+from time import perf_counter_ns as clock
 from typing import TYPE_CHECKING, Any
 
 from clew import pipeline
@@ -44,9 +46,17 @@ def _begin(site: Site, args: Any, kwargs: Any, *, keeps_context: bool = False) -
 
 
 def _function(function: Function, site: Site) -> Function:
-    @functools.wraps(function)
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        run = None if pipeline.current is None else _begin(site, args, kwargs)
+    """Measure a function. The short way is written out: each call that it saved was worth 40 to 60 ns of about 300."""
+    link: Any = None
+    computes = site.compute is not None
+
+    def set_link(new: Any) -> None:
+        nonlocal link
+        link = new
+
+    def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
+        site.make_link()
+        run = _begin(site, args, kwargs)
         if run is None:
             return function(*args, **kwargs)
         try:
@@ -57,13 +67,49 @@ def _function(function: Function, site: Site) -> Function:
         run.end_with(result, site.failed)
         return result
 
-    return measured
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        linked = link
+        if linked is None:
+            if pipeline.current is None:
+                return function(*args, **kwargs)
+            return measured_the_long_way(*args, **kwargs)
+        shard = linked.shard(args, kwargs) if computes else linked.local.shard
+        shard.started += 1
+        start = clock()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            linked.end(shard, clock() - start, error)
+            raise
+        nanoseconds = clock() - start
+        index = bisect_left(shard.bounds, nanoseconds)
+        shard.counts[index] += 1
+        shard.total += nanoseconds
+        page = shard.page
+        if nanoseconds < page.low:
+            page.low = nanoseconds
+        if nanoseconds > page.high:
+            page.high = nanoseconds
+        if nanoseconds >= page.largest[index]:
+            shard.series.keep(page, index, nanoseconds, None)
+        return result
+
+    site.on_link(set_link)
+    return functools.wraps(function)(measured)
 
 
 def _coroutine(function: Function, site: Site) -> Function:
-    @functools.wraps(function)
-    async def measured(*args: Any, **kwargs: Any) -> Any:
-        run = None if pipeline.current is None else _begin(site, args, kwargs)
+    """Measure a coroutine function, as `_function` does."""
+    link: Any = None
+    computes = site.compute is not None
+
+    def set_link(new: Any) -> None:
+        nonlocal link
+        link = new
+
+    async def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
+        site.make_link()
+        run = _begin(site, args, kwargs)
         if run is None:
             return await function(*args, **kwargs)
         try:
@@ -74,7 +120,37 @@ def _coroutine(function: Function, site: Site) -> Function:
         run.end_with(result, site.failed)
         return result
 
-    return measured
+    async def measured(*args: Any, **kwargs: Any) -> Any:
+        linked = link
+        if linked is None:
+            if pipeline.current is None:
+                return await function(*args, **kwargs)
+            return await measured_the_long_way(*args, **kwargs)
+        shard = linked.shard(args, kwargs) if computes else linked.local.shard
+        shard.started += 1
+        start = clock()
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            linked.end(shard, clock() - start, error)
+            raise
+        nanoseconds = clock() - start
+        # asked again, since another thread may have driven the coroutine on
+        shard = linked.again(shard) if computes else linked.local.shard
+        index = bisect_left(shard.bounds, nanoseconds)
+        shard.counts[index] += 1
+        shard.total += nanoseconds
+        page = shard.page
+        if nanoseconds < page.low:
+            page.low = nanoseconds
+        if nanoseconds > page.high:
+            page.high = nanoseconds
+        if nanoseconds >= page.largest[index]:
+            shard.series.keep(page, index, nanoseconds, None)
+        return result
+
+    site.on_link(set_link)
+    return functools.wraps(function)(measured)
 
 
 _TELLS_COLLECTED = sys.version_info >= (3, 11)

@@ -59,13 +59,13 @@ class Kept:
         self.span_id: int | None = span.span_id if sampled else None
 
     def outranks(self, other: Kept | None) -> bool:
-        """Tell whether this one is kept rather than `other`: larger, or equal and as well linked, or better."""
+        """Tell whether this one is kept rather than `other`: larger; or else better linked; or else newer."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
         return self._links() >= other._links()
 
-    def _links(self) -> tuple[bool, bool]:
-        return self.request_id is not None, self.span_id is not None
+    def _links(self) -> tuple[bool, bool, int]:
+        return self.request_id is not None, self.span_id is not None, self.time_unix_nano
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
         """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""

@@ -1,18 +1,19 @@
 """What a measurement is handed to: the door that every recorder stands behind, and the portable one.
 
-A recorder is asked once for each attribute set of an operation and answers with a function that only takes durations.
+A recorder is asked once for each operation, and that once for each attribute set; the answer only takes durations, in
+nanoseconds. Recorders differ in speed, never in what arrives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, create_key, set_value
 from opentelemetry.metrics import MeterProvider
 
 from clew.__about__ import __version__
-from clew.attributes import Value
+from clew.attributes import Key, Value
 
 DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -20,21 +21,41 @@ DURATION_BOUNDS = (
 )
 """Upper bounds of the buckets of ``operation.duration`` in seconds: a database call, or a night's job."""
 
-Record = Callable[[float, Context | None], None]
-"""Records one duration in seconds, in the given Context or else the current one."""
+NO_REQUEST = set_value(create_key("clew-no-request"), True, Context())
+"""The Context of measurements that are nobody's, so that they become no exemplars."""
 
-Add = Callable[[int], None]
-"""Adds to the number of running operations."""
+
+class SeriesRecorder(Protocol):
+    """One attribute set of an operation."""
+
+    def record(self, nanoseconds: int, context: Context | None) -> None:
+        """Record one run that has ended, in the given Context or else the current one."""
+
+
+class OperationRecorder(Protocol):
+    """One operation."""
+
+    def begin(self) -> None:
+        """One more run is under way; it ends when a series of the operation records it, or when it is abandoned."""
+
+    def abandon(self) -> None:
+        """One run less is under way, without a duration."""
+
+    def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> SeriesRecorder:
+        """Return what records into the point of ``operation.duration`` with these attributes.
+
+        `given` are the user's among them, by which the same series is found with an error type, and `key` is their key.
+        """
 
 
 class Recorder(Protocol):
     """What an operation asks for the places of its measurements."""
 
-    def duration(self, attributes: Mapping[str, Value]) -> Record:
-        """Return what records into the point of ``operation.duration`` with these attributes."""
+    def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
+        """Return the recorder of the operation that has these attributes on ``operation.active``."""
 
-    def active(self, attributes: Mapping[str, Value]) -> Add:
-        """Return what adds to the point of ``operation.active`` with these attributes."""
+    def renewed(self) -> Recorder:
+        """Return a recorder like this one for a forked child, into which nothing has been recorded."""
 
 
 class PortableRecorder:
@@ -42,30 +63,51 @@ class PortableRecorder:
 
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter("clew", __version__)
-        self._duration = meter.create_histogram(
+        self.duration = meter.create_histogram(
             "operation.duration",
             unit="s",
             description="How long operations took, failed ones included.",
             explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
         )
-        self._active = meter.create_up_down_counter(
+        self.active = meter.create_up_down_counter(
             "operation.active", unit="{operation}", description="How many operations are running."
         )
 
-    def duration(self, attributes: Mapping[str, Value]) -> Record:
-        """Return what records into the point of ``operation.duration`` with these attributes."""
-        record = self._duration.record
+    def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
+        """Return the recorder of one operation."""
+        return _PortableOperation(self.duration, self.active, attributes)
 
-        def record_duration(seconds: float, context: Context | None) -> None:
-            record(seconds, attributes, context)
+    def renewed(self) -> PortableRecorder:
+        """Return this one: it keeps nothing itself."""
+        return self
 
-        return record_duration
 
-    def active(self, attributes: Mapping[str, Value]) -> Add:
-        """Return what adds to the point of ``operation.active`` with these attributes."""
-        add = self._active.add
+class _PortableOperation:
+    __slots__ = ("_active", "_attributes", "_duration")
 
-        def add_active(amount: int) -> None:
-            add(amount, attributes)
+    def __init__(self, duration: Any, active: Any, attributes: Mapping[str, Value]) -> None:
+        self._duration = duration
+        self._active = active
+        self._attributes = attributes
 
-        return add_active
+    def begin(self) -> None:
+        self._active.add(1, self._attributes, NO_REQUEST)
+
+    def abandon(self) -> None:
+        self._active.add(-1, self._attributes, NO_REQUEST)
+
+    def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> SeriesRecorder:
+        return _PortableSeries(self, self._duration, attributes)
+
+
+class _PortableSeries:
+    __slots__ = ("_attributes", "_duration", "_operation")
+
+    def __init__(self, operation: _PortableOperation, duration: Any, attributes: Mapping[str, Value]) -> None:
+        self._operation = operation
+        self._duration = duration
+        self._attributes = attributes
+
+    def record(self, nanoseconds: int, context: Context | None) -> None:
+        self._operation.abandon()
+        self._duration.record(nanoseconds / 1e9, self._attributes, context)

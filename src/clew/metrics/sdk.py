@@ -15,8 +15,19 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
   parent's.
 - ``opentelemetry.metrics._internal._PROXY_METER_PROVIDER`` with ``_lock`` and ``_meters``: to learn when the
   application sets its MeterProvider. Without: only one that is set before `clew` is imported is noticed by itself.
-- ``MeterProvider._sdk_config`` with ``exemplar_filter`` and ``views`` of a provider that the application built: to say
-  once what it lacks. Without: nothing is said.
+- ``MetricReader._set_collect_callback``: to join the sharded instruments' points with the SDK's own collection, for any
+  reader. And to plan a reader's streams as the SDK would: ``MetricReader._instrument_class_temporality``,
+  ``_instrument_class_aggregation``, ``_instrument_class_cardinality_limit``; ``View._name``, ``_description``,
+  ``_attribute_keys``, ``_aggregation``, ``_aggregation_cardinality_limit``;
+  ``ExplicitBucketHistogramAggregation._boundaries``, ``_record_min_max``. Without: operations are recorded the portable
+  way.
+- ``MeterProvider._sdk_config`` with ``exemplar_filter`` and ``views``: to say once what a provider lacks that the
+  application built (without: nothing is said), and to give request IDs to one that a configuration file describes
+  (without: it has none, which is said once).
+- ``MeterProvider._meters`` and ``Meter._instrument_registration_lock``: a lock that another thread of the parent held
+  during the fork. Without: it is left as it is.
+- ``LoggerProvider._multi_log_record_processor`` with ``_log_record_processors``: to put the request ID on log records
+  before a processor that is there already takes them. Without: it is put on after them.
 """
 
 from __future__ import annotations
@@ -25,16 +36,39 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider as ApiMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.metrics import ExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Metric,
+    MetricReader,
+    MetricsData,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.sdk.metrics.view import (
+    DefaultAggregation,
+    DropAggregation,
+    ExplicitBucketHistogramAggregation,
+    SumAggregation,
+    View,
+)
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from clew.__about__ import __version__
 from clew.diagnostics import say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
+from clew.metrics.streams import Plan
+
+if TYPE_CHECKING:  # not imported here, since `import clew` is to be quick
+    from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+
+
+CARDINALITY_LIMIT = 2_000
+"""How many attribute sets an instrument has by the specification's default."""
 
 
 def reservoir_for(aggregation: type) -> Callable[..., Any]:
@@ -95,6 +129,19 @@ def lacks_request_ids(provider: ApiMeterProvider) -> list[str]:
     return lacks
 
 
+def replace_views(
+    provider: MeterProvider, change: Callable[[Sequence[View]], Sequence[View]], exemplar_filter: ExemplarFilter | None
+) -> None:
+    """Change the Views, and the exemplar filter unless None, of a provider that has no instruments yet."""
+    try:
+        config: Any = provider._sdk_config
+        config.views = change(config.views)
+        if exemplar_filter is not None:
+            config.exemplar_filter = exemplar_filter
+    except AttributeError as error:
+        say_once("config file", "Exemplars have no request IDs with OTEL_CONFIG_FILE, the SDK has changed: %s", error)
+
+
 def on_meter_provider(callback: Callable[[ApiMeterProvider], None]) -> None:
     """Call `callback` with the global MeterProvider, now if there is one or else when it is set."""
     provider: Any = metrics.get_meter_provider()
@@ -130,6 +177,10 @@ def restart_metrics_in_child(provider: MeterProvider, resource: Resource) -> Non
             consumer.add_metric_reader(reader)  # gives the reader a storage, and all locks in it, anew
     except AttributeError as error:
         say_once("fork", "A forked child could not begin from zero, the SDK has changed: %s", error)
+    meters: Any = getattr(provider, "_meters", {})
+    for meter in meters.values():
+        if hasattr(meter, "_instrument_registration_lock"):
+            meter._instrument_registration_lock = threading.Lock()
 
 
 def set_resource(provider: Any, resource: Resource) -> None:
@@ -137,3 +188,118 @@ def set_resource(provider: Any, resource: Resource) -> None:
     update = getattr(provider, "_update_resource", None)
     if update is not None:
         update(resource)
+
+
+def put_first(provider: LoggerProvider, processor: LogRecordProcessor) -> None:
+    """Add a processor that changes log records before the other processors of the provider take them."""
+    provider.add_log_record_processor(processor)
+    processors: Any = getattr(provider, "_multi_log_record_processor", None)
+    listed = getattr(processors, "_log_record_processors", ())
+    if processor in listed:
+        processors._log_record_processors = (processor, *(each for each in listed if each is not processor))
+
+
+def readers_of(provider: MeterProvider) -> list[MetricReader]:
+    """Return the readers of a provider of ours, those added later too."""
+    try:
+        return list(provider._measurement_consumer._reader_storages)
+    except AttributeError:
+        return []
+
+
+def exemplar_filter_of(provider: MeterProvider) -> ExemplarFilter:
+    """Return the exemplar filter of a provider of ours."""
+    found: Any = getattr(getattr(provider, "_sdk_config", None), "exemplar_filter", None)
+    return found if isinstance(found, ExemplarFilter) else RequestExemplarFilter()
+
+
+def plans(
+    provider: MeterProvider, reader: MetricReader, instrument: Any, bounds: Sequence[float] | None
+) -> list[Plan] | None:
+    """Plan the streams of an instrument for a reader, as the SDK would have them.
+
+    Args:
+        instrument: A histogram, whose own bucket bounds are `bounds`, or a sum, for which they are None.
+
+    Returns:
+        A plan for each View that matches; None where a View or the reader wants what only the SDK itself can do.
+    """
+    try:
+        kind = type(instrument)
+        found: list[Plan] = []
+        for view in provider._sdk_config.views:
+            if not view._match(instrument):
+                continue
+            aggregation: Any = view._aggregation
+            if type(aggregation) is DefaultAggregation:
+                aggregation = reader._instrument_class_aggregation[kind]
+            if type(aggregation) is DropAggregation:
+                continue
+            records_min_max = True
+            stream_bounds = bounds
+            if bounds is not None and type(aggregation) is ExplicitBucketHistogramAggregation:
+                records_min_max = aggregation._record_min_max
+                if aggregation._boundaries is not None:
+                    stream_bounds = aggregation._boundaries
+            elif type(aggregation) is not (DefaultAggregation if bounds is not None else SumAggregation) and not (
+                bounds is None and type(aggregation) is DefaultAggregation
+            ):
+                return None
+            if view._exemplar_reservoir_factory is not reservoir_for:
+                return None
+            keys = view._attribute_keys
+            found.append(
+                Plan(
+                    view._name or instrument.name,
+                    view._description or instrument.description,
+                    instrument.unit,
+                    reader._instrument_class_temporality[kind],
+                    _limit(view, reader, kind),
+                    None if keys is None else frozenset(keys),
+                    None if stream_bounds is None else tuple(stream_bounds),
+                    records_min_max,
+                )
+            )
+        return found
+    except (AttributeError, KeyError):
+        return None
+
+
+def _limit(view: Any, reader: Any, kind: type) -> int:
+    """Return how many attribute sets a stream has; the SDK knows a limit from 1.45.2 on."""
+    own: int | None = getattr(view, "_aggregation_cardinality_limit", None)
+    if own is not None:
+        return own
+    limits: dict[type, int] = getattr(reader, "_instrument_class_cardinality_limit", {})
+    return limits.get(kind, CARDINALITY_LIMIT)
+
+
+def join(reader: MetricReader, provider: MeterProvider, collect: Callable[[MetricReader], list[Metric]]) -> bool:
+    """Join the metrics that `collect` returns with what the SDK collects for a reader; False where that cannot be."""
+    consumer: Any = getattr(provider, "_measurement_consumer", None)
+    set_callback: Any = getattr(reader, "_set_collect_callback", None)
+    if consumer is None or set_callback is None or not hasattr(consumer, "collect"):
+        return False
+
+    def collect_both(reader: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
+        data: MetricsData | None = consumer.collect(reader, timeout_millis=timeout_millis)
+        metrics = collect(reader)
+        return _with_metrics(data, metrics, provider._sdk_config.resource) if metrics else data
+
+    set_callback(collect_both)
+    return True
+
+
+_SCOPE = InstrumentationScope("clew", __version__)
+
+
+def _with_metrics(data: MetricsData | None, metrics: list[Metric], resource: Resource) -> MetricsData:
+    resource_metrics = data.resource_metrics[0] if data is not None and data.resource_metrics else None
+    scopes = [] if resource_metrics is None else list(resource_metrics.scope_metrics)
+    for place, scope in enumerate(scopes):
+        if scope.scope == _SCOPE:
+            scopes[place] = ScopeMetrics(scope.scope, [*scope.metrics, *metrics], scope.schema_url)
+            break
+    else:
+        scopes.append(ScopeMetrics(_SCOPE, metrics, ""))
+    return MetricsData([ResourceMetrics(resource, scopes, resource.schema_url)])

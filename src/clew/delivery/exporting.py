@@ -1,0 +1,79 @@
+"""What delivery asks of an exporter beyond OpenTelemetry's interface, and what it does where an exporter lacks it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from clew.delivery.worker import in_thread
+from clew.diagnostics import say_once
+
+
+@runtime_checkable
+class PunctualExporter(Protocol):
+    """An exporter that knows deadlines and forks, as `clew`'s own OTLP exporters do."""
+
+    label: str
+    """The endpoint, for messages."""
+
+    def export_within(self, batch: Any, timeout: float) -> None:
+        """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
+        ...
+
+    def hurry(self, deadline: float) -> None:
+        """End what is under way by the deadline (of `time.monotonic`), and wait for no endpoint that never worked."""
+        ...
+
+    def restart_in_child(self) -> None:
+        """Forget, after a fork, the connection that belongs to the parent."""
+        ...
+
+
+def label_of(exporter: object) -> str:
+    """Name an exporter for messages: its endpoint, or its class."""
+    return exporter.label if isinstance(exporter, PunctualExporter) else type(exporter).__name__
+
+
+def hurry_exporter(exporter: object, deadline: float) -> None:
+    """Tell the exporter, if it can be told, that there is time until the deadline only."""
+    if isinstance(exporter, PunctualExporter):
+        exporter.hurry(deadline)
+
+
+def restart_exporter(exporter: object) -> None:
+    """Give the exporter, if it knows how, a connection of its own in a forked child."""
+    if isinstance(exporter, PunctualExporter):
+        exporter.restart_in_child()
+
+
+def close_exporter(exporter: Any, deadline: float) -> None:
+    """Shut an exporter down; one that hangs is left behind at the deadline."""
+    name = type(exporter).__name__
+
+    def close() -> None:
+        try:
+            exporter.shutdown()
+        except Exception as error:
+            say_once(("exporter", name), "%s did not shut down: %s: %s", name, type(error).__name__, error)
+
+    if isinstance(exporter, PunctualExporter):
+        close()
+    elif not run_until(close, deadline):
+        say_once(("exporter", name), "%s did not shut down in time", name)
+
+
+def run_until(target: Callable[[], None], deadline: float) -> bool:
+    """Run something in a thread, left behind at the deadline; in this thread where none can be started any more."""
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            target()
+        finally:
+            done.set()
+
+    if not in_thread(run, "clew-close"):
+        run()
+    return done.wait(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,184 @@
+"""The thread that delivers: one for each part, started late, ended within a deadline, given up where it hangs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
+    Context,
+    attach,
+    detach,
+    set_value,
+)
+
+from clew.diagnostics import say_once
+
+Occasion = Literal["interval", "full", "flush", "close"]
+
+LONGEST_WAIT = 86_400.0
+"""In seconds: what stands for no limit where a real number is needed."""
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """Something a worker was asked to do by `deadline` (of `time.monotonic`), and whether all was delivered."""
+
+    occasion: Occasion
+    deadline: float
+    done: threading.Event = field(default_factory=threading.Event)
+    delivered: bool = False
+    threaded: bool = True
+    """False where it is left to the thread that waits for it, since no other can be started."""
+    told: bool = False
+    """Whether it was said that something was not delivered."""
+
+    @classmethod
+    def nothing(cls, occasion: Occasion) -> Order:
+        """Return an order that is done, since there was nothing to deliver."""
+        order = cls(occasion, 0.0, delivered=True)
+        order.done.set()
+        return order
+
+
+def deadlines(timeout: float) -> tuple[float, float]:
+    """Return two deadlines, of `time.monotonic`: for the work, and a little later for who waits for it.
+
+    So an export that runs out of time still tells why, before it is given up.
+    """
+    now = time.monotonic()
+    timeout = max(0.0, min(timeout, LONGEST_WAIT))
+    return now + timeout - min(0.1, timeout / 10), now + timeout
+
+
+class Worker:
+    """Runs `work(occasion, deadline)` every `interval` seconds, and when ordered; never twice at once.
+
+    `work` returns whether all was delivered. It runs in a daemon thread, in a Context that holds no request and
+    suppresses instrumentation. The thread starts with `start` or with the first order.
+    """
+
+    def __init__(self, name: str, interval: float, timeout: float, work: Callable[[Occasion, float], bool]) -> None:
+        self._name = name
+        self._interval = min(interval, LONGEST_WAIT)
+        self._timeout = min(timeout, LONGEST_WAIT)
+        self._work = work
+        # SimpleQueue may be put to from a signal handler or a finalizer that interrupts another put; an Event may not
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._working = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._full = False
+        self._last: Order | None = None
+        self.closing: Order | None = None
+        """The last delivery, once it was ordered."""
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been anything to deliver."""
+        return self._thread is not None
+
+    def start(self) -> bool:
+        """Start the thread if it is not there yet; False where none can be started any more (interpreter exit)."""
+        if self._thread is not None:
+            return True
+        if not self._starting.acquire(blocking=False):
+            return True  # somebody else is at it
+        try:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+        except RuntimeError:
+            return False
+        finally:
+            self._starting.release()
+        return True
+
+    def wake(self) -> None:
+        """Have a full batch delivered before the interval is over."""
+        if not self._full:
+            self._full = True
+            self._orders.put(None)
+
+    def order(self, occasion: Occasion, deadline: float) -> Order:
+        """Ask for a flush or the last delivery; `wait` for it. After the last one every order is that one."""
+        if self.closing is not None:
+            return self.closing
+        order = Order(occasion, deadline)
+        if occasion == "close":
+            self.closing = self._last = order
+        order.threaded = self.start()
+        if order.threaded:
+            self._orders.put(order)
+        return order
+
+    def wait(self, order: Order, deadline: float) -> bool:
+        """Wait for an order until the deadline; done in the calling thread where no thread could be started."""
+        if not order.threaded and not order.done.is_set():
+            self._obey(order)
+        order.done.wait(max(0.0, deadline - time.monotonic()))
+        return order.done.is_set() and order.delivered
+
+    def end(self) -> None:
+        """Let the thread end without a last delivery."""
+        self._last = Order.nothing("close")
+        self._orders.put(self._last)
+
+    def _run(self) -> None:
+        attach(delivery_context())
+        following = time.monotonic() + self._interval
+        while True:
+            order: Order | None = None
+            occasion: Occasion = "full"
+            try:
+                order = self._orders.get(timeout=max(0.0, following - time.monotonic()))
+            except queue.Empty:
+                occasion = "interval"
+                following = max(following + self._interval, time.monotonic())
+            if order is not None:
+                if not order.done.is_set():
+                    self._obey(order)
+                if order is self._last:
+                    return
+            else:
+                self._full = False
+                self._do(occasion, time.monotonic() + self._timeout)
+
+    def _obey(self, order: Order) -> None:
+        token = attach(delivery_context())
+        try:
+            order.delivered = self._do(order.occasion, order.deadline)
+        finally:
+            order.done.set()
+            detach(token)
+
+    def _do(self, occasion: Occasion, deadline: float) -> bool:
+        if not self._working.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return False
+        try:
+            return self._work(occasion, deadline)
+        except BaseException as error:  # the thread has to go on, whatever an exporter of the application raises
+            say_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)
+            return False
+        finally:
+            self._working.release()
+
+
+def delivery_context() -> Context:
+    """Return the Context for exports: no request, no span, no instrumentation of what an exporter does."""
+    return set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, Context())
+
+
+def in_thread(target: Callable[[], None], name: str) -> bool:
+    """Run something in a daemon thread; False where none can be started any more."""
+    with suppress(RuntimeError):
+        threading.Thread(target=target, name=name, daemon=True).start()
+        return True
+    return False

@@ -1,0 +1,131 @@
+"""Exporters by name, as ``OTEL_METRICS_EXPORTER`` and its kin name them, built from the settings.
+
+``otlp`` imports gRPC or HTTP libraries with the first export, not before.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
+from opentelemetry.sdk.metrics import Counter, Histogram, ObservableCounter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    ConsoleMetricExporter,
+    MetricExporter,
+    MetricReader,
+)
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from clew.exporters.otlp import OtlpLogExporter, OtlpMetricExporter, OtlpSpanExporter
+from clew.settings import ConfigurationError, Problem, Settings
+from clew.settings.model import OTLP_PROTOCOLS
+
+__all__ = [
+    "OtlpLogExporter",
+    "OtlpMetricExporter",
+    "OtlpSpanExporter",
+    "log_exporters",
+    "make_sampler",
+    "metric_exporters",
+    "span_exporters",
+]
+
+_DELTA: dict[str, tuple[type, ...]] = {
+    "cumulative": (),
+    "delta": (Counter, ObservableCounter, Histogram),
+    "lowmemory": (Counter, Histogram),
+}
+
+
+def metric_exporters(settings: Settings) -> list[MetricExporter | MetricReader]:
+    """Build what ``OTEL_METRICS_EXPORTER`` names. An installed plug-in may be a reader itself, as Prometheus's is.
+
+    Raises:
+        ConfigurationError: Where an installed plug-in cannot be made.
+    """
+    found: list[MetricExporter | MetricReader] = []
+    for name in settings.metric_exporters:
+        if name in OTLP_PROTOCOLS:
+            found.append(_otlp_metrics(settings))
+        elif name == "console":
+            found.append(ConsoleMetricExporter(out=sys.stdout))
+        else:
+            found.append(_installed("metrics", name, (MetricExporter, MetricReader)))
+    return found
+
+
+def span_exporters(settings: Settings) -> list[SpanExporter]:
+    """Build what ``OTEL_TRACES_EXPORTER`` names; raises as `metric_exporters` does."""
+    found: list[SpanExporter] = []
+    for name in settings.span_exporters:
+        if name in OTLP_PROTOCOLS:
+            found.append(OtlpSpanExporter(settings.traces_otlp))
+        elif name == "console":
+            found.append(ConsoleSpanExporter(out=sys.stdout))
+        else:
+            found.append(_installed("traces", name, (SpanExporter,)))
+    return found
+
+
+def log_exporters(settings: Settings) -> list[LogRecordExporter]:
+    """Build what ``OTEL_LOGS_EXPORTER`` names; raises as `metric_exporters` does."""
+    found: list[LogRecordExporter] = []
+    for name in settings.log_exporters:
+        if name in OTLP_PROTOCOLS:
+            found.append(OtlpLogExporter(settings.logs_otlp))
+        elif name == "console":
+            found.append(ConsoleLogRecordExporter(out=sys.stdout))
+        else:
+            found.append(_installed("logs", name, (LogRecordExporter,)))
+    return found
+
+
+def make_sampler(settings: Settings) -> Sampler:
+    """Build the sampler that ``OTEL_TRACES_SAMPLER`` and its argument name.
+
+    Raises:
+        ConfigurationError: Where an installed plug-in cannot be made.
+    """
+    points = entry_points(group="opentelemetry_traces_sampler", name=settings.sampler)
+    argument: Any = settings.sampler_argument
+    if argument is not None and settings.sampler.endswith("traceidratio"):
+        argument = float(argument)
+    try:
+        (point,) = points
+        sampler = point.load()(argument)
+    except Exception as error:
+        raise _cannot("OTEL_TRACES_SAMPLER", settings.sampler, error) from error
+    if not isinstance(sampler, Sampler):
+        raise _cannot("OTEL_TRACES_SAMPLER", settings.sampler, TypeError(f"it makes {type(sampler).__name__}"))
+    return sampler
+
+
+def _otlp_metrics(settings: Settings) -> OtlpMetricExporter:
+    delta = dict.fromkeys(_DELTA[settings.temporality_preference], AggregationTemporality.DELTA)
+    exponential = settings.default_histogram_aggregation.startswith("base2")
+    return OtlpMetricExporter(
+        settings.metrics_otlp,
+        preferred_temporality=delta or None,
+        preferred_aggregation={Histogram: ExponentialBucketHistogramAggregation()} if exponential else None,
+    )
+
+
+def _installed(signal: str, name: str, kinds: tuple[type, ...]) -> Any:
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    try:
+        exporter = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name))).load()()
+    except Exception as error:
+        raise _cannot(variable, name, error) from error
+    if not isinstance(exporter, kinds):
+        raise _cannot(variable, name, TypeError(f"it makes {type(exporter).__name__}"))
+    return exporter
+
+
+def _cannot(variable: str, name: str, error: Exception) -> ConfigurationError:
+    reason = f"one that can be made; this fails: {type(error).__name__}: {error}"
+    return ConfigurationError([Problem(variable, repr(name), reason)])

@@ -1,0 +1,142 @@
+"""OTLP over HTTP with protobuf bodies."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import time
+import zlib
+from email.utils import parsedate_to_datetime
+from http.client import BadStatusLine
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+
+from clew.__about__ import __version__
+from clew.exporters.credentials import load_credentials
+from clew.exporters.otlp import Answer, excerpt
+from clew.settings import OtlpSettings
+
+_RETRYABLE = (429, 502, 503, 504)
+_LONGEST_ANSWER = 65_536
+"""In bytes: what is read of an answer."""
+
+
+class HttpTransport:
+    """Posts to one URL, over connections that are kept open."""
+
+    def __init__(self, settings: OtlpSettings) -> None:
+        session = load_credentials(settings.credential_provider, requests.Session)
+        self._session = requests.Session() if session is None else session
+        self._url = settings.endpoint
+        self._compression = settings.compression
+        self._headers = {
+            "content-type": "application/x-protobuf",
+            "user-agent": f"clew/{__version__} {requests.utils.default_user_agent()}",
+            **dict(settings.headers),
+        }
+        if self._compression != "none":
+            self._headers["content-encoding"] = self._compression
+        # given with each request: what a session has is overruled by REQUESTS_CA_BUNDLE
+        self._options: dict[str, Any] = {"verify": settings.certificate} if settings.certificate else {}
+        if settings.client_certificate:
+            key = settings.client_key
+            self._options["cert"] = (settings.client_certificate, key) if key else settings.client_certificate
+        if session is None:
+            self._options["auth"] = _authentication(settings.endpoint)
+
+    def send(self, payload: bytes, timeout: float) -> Answer:
+        """Make one attempt within `timeout` seconds."""
+        try:
+            with self._session.post(
+                self._url,
+                data=self._compressed(payload),
+                headers=self._headers,
+                timeout=None if math.isinf(timeout) else timeout,
+                allow_redirects=False,
+                stream=True,
+                **self._options,
+            ) as response:
+                body = response.raw.read(_LONGEST_ANSWER, decode_content=True) or b""
+                return _answer(response, body)
+        except requests.exceptions.Timeout:
+            return Answer(f"no answer within {timeout:.3g} s", retry=True)
+        except requests.exceptions.SSLError as error:
+            return Answer(f"the TLS connection failed: {_innermost(error)}")
+        except requests.exceptions.ConnectionError as error:
+            return Answer(_innermost(error), retry=True)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, OSError) as error:
+            return Answer(_innermost(error))
+        except Exception as error:  # what urllib3 raises while the body is read
+            return Answer(_innermost(error), retry=True)
+
+    def close(self) -> None:
+        """Give the connections up."""
+        self._session.close()
+
+    def _compressed(self, payload: bytes) -> bytes:
+        if self._compression == "gzip":
+            return gzip.compress(payload, 6)
+        return zlib.compress(payload) if self._compression == "deflate" else payload
+
+
+def _authentication(url: str) -> Any:
+    """Return what a user and password in the URL mean; otherwise nothing, so that no .netrc overrules the headers."""
+    parts = urlsplit(url)
+    if parts.username is not None:
+        return unquote(parts.username), unquote(parts.password or "")
+    return lambda request: request  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
+
+
+def _answer(response: requests.Response, body: bytes) -> Answer:
+    media = response.headers.get("content-type", "").lower()
+    status = response.status_code
+    if 200 <= status < 300:
+        return Answer(body=body, media=media)
+    reason = f"HTTP {status} {response.reason or ''}".rstrip()
+    if 300 <= status < 400:
+        return Answer(f"{reason} to {response.headers.get('location', 'nowhere')}; redirects are not followed")
+    told = _status_message(body) if "protobuf" in media else excerpt(body) if body else ""
+    reason = f"{reason}: {told}" if told else reason
+    return Answer(reason, retry=status in _RETRYABLE, pause=_retry_after(response.headers.get("retry-after")))
+
+
+def _status_message(body: bytes) -> str:
+    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+    try:
+        return str(Status.FromString(body).message)
+    except Exception:  # protobuf's DecodeError, which differs between its implementations
+        return excerpt(body)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Read the header Retry-After: seconds, or a date."""
+    if not value:
+        return None
+    try:
+        pause = float(value)
+    except ValueError:
+        try:
+            pause = parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return None
+    return max(0.0, pause) if math.isfinite(pause) else None
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the text of the error at the bottom, which says "Connection refused" without the layers around it."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            inner = next((argument for argument in error.args if isinstance(argument, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    if isinstance(error, BadStatusLine):
+        return f"it answered with something that is not HTTP: {str(error).strip()}"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text or type(error).__name__

@@ -1,0 +1,257 @@
+"""The request ID for any ASGI application: a pure ASGI middleware that needs no framework.
+
+```python
+app = clew.integrations.asgi.RequestMiddleware(app)
+```
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from types import FrameType
+from typing import Any, Literal, cast
+
+from opentelemetry.context import get_current
+
+from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations.routes import route_template
+from clew.integrations.served import Served, is_served
+from clew.propagator import RawHeaders
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_EXPOSE = b"access-control-expose-headers"
+_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+
+_instruments = HttpInstruments(__name__)
+
+
+class RequestMiddleware:
+    """Makes each HTTP call and each websocket of an ASGI application a request.
+
+    Args:
+        app: The ASGI application.
+        headers: The header names that an ID is accepted in, one or several; the first that is there counts. None for
+            the configured one (``X-Request-ID``).
+        validator: Called with the text of the header; the ID is taken over only where the result is true.
+        transformer: Called with the ID, taken over or made; returns the one to use.
+        generator: Makes the ID of a request that brings none.
+        trust: Whether incoming IDs are taken over; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
+        echo: Whether the response carries the ID: True in the header of the request, or the name of another header.
+        expose: Whether ``Access-Control-Expose-Headers`` lets scripts of other origins read that header.
+        update_request_headers: Whether the application sees the ID in the headers of the request too.
+        ignore: Paths (exact ones, or a callable that gets the scope) that are passed on as if there were no middleware.
+        metrics: Whether ``http.server.request.duration`` and ``http.server.active_requests`` are recorded: True, False,
+            or ``"auto"`` for each request that nobody else measures.
+
+    Whatever comes out of a callable is checked; one that raises is said once, and a fresh ID is used. The request lasts
+    until the application returns, background tasks included; its HTTP duration ends with the last part of the body.
+
+    Raises:
+        TypeError, ValueError: A keyword has a value that it does not take.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        headers: str | Iterable[str] | None = None,
+        validator: Callable[[str], object] | None = None,
+        transformer: Callable[[str], str] | None = None,
+        generator: Callable[[], str] | None = None,
+        trust: bool | None = None,
+        echo: bool | str = True,
+        expose: bool = False,
+        update_request_headers: bool = False,
+        ignore: Iterable[str] | Callable[[Scope], bool] = (),
+        metrics: bool | Literal["auto"] = "auto",
+    ) -> None:
+        owner = f"{__name__}.RequestMiddleware"
+        self.app = app
+        self._incoming = incoming(
+            owner,
+            headers=headers,
+            validator=validator,
+            transformer=transformer,
+            generator=generator,
+            trust=trust,
+            echo=echo,
+            expose=expose,
+        )
+        self._update_request_headers = update_request_headers
+        self._ignore = ignored(owner, ignore)
+        self._metrics = check_metrics(owner, metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application for one connection."""
+        if scope["type"] not in ("http", "websocket") or is_served(scope) or self._ignores(scope):
+            await self.app(scope, receive, send)
+            return
+        call = _Call(self._incoming, scope, receive, send)
+        if self._update_request_headers:
+            call.update_request_headers()
+        if scope["type"] == "http" and self._metrics is not False:
+            call.measure(self.app, self._metrics == "auto", inspect.currentframe())
+        error: BaseException | None = None
+        try:
+            await self.app(scope, call.receive, call.send)
+        except BaseException as left:
+            error = left
+            raise
+        finally:
+            call.end(error)
+            error = None
+
+    def _ignores(self, scope: Scope) -> bool:
+        return is_ignored(self._ignore, scope, scope.get("path"))
+
+
+class _Call:
+    """One connection on its way through the middleware."""
+
+    __slots__ = (
+        "_echo",
+        "_expose",
+        "_has_trailers",
+        "_incoming",
+        "_is_disconnected",
+        "_measurement",
+        "_receive",
+        "_request_id",
+        "_scope",
+        "_send",
+        "_served",
+        "_status",
+    )
+
+    def __init__(self, options: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
+        self._incoming = options
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._status: int | None = None
+        self._has_trailers = False
+        self._is_disconnected = False
+        self._measurement: HttpMeasurement | None = None
+        headers: Any = scope.get("headers")
+        if not isinstance(headers, (list, tuple)):  # any iterable may stand there, and it is read more than once
+            scope["headers"] = headers = list(headers or ())
+        self._request_id = options.choose(self._header)
+        self._served = Served(self._request_id, scope, cast("RawHeaders", headers))
+
+    def _header(self, name: str) -> str | None:
+        wanted = name.lower().encode("latin-1")
+        for key, value in self._scope["headers"]:
+            if key.lower() == wanted:
+                return bytes(value).decode("latin-1")
+        return None
+
+    def update_request_headers(self) -> None:
+        name = self._incoming.header_names()[0].lower().encode("latin-1")
+        kept = [(key, value) for key, value in self._scope["headers"] if key.lower() != name]
+        self._scope["headers"] = [*kept, (name, self._request_id.encode("ascii"))]
+
+    def measure(self, app: ASGIApp, is_auto: bool, frame: FrameType | None) -> None:
+        scope = self._scope
+        try:
+            instruments = _instruments.get()
+            if instruments is not None:
+                self._measurement = HttpMeasurement(
+                    instruments,
+                    method=scope.get("method", ""),
+                    scheme=scope.get("scheme", "http"),
+                    version=scope.get("http_version"),
+                    is_auto=is_auto,
+                    frame=frame,
+                    app=app,
+                )
+        except Exception as trouble:
+            not_measured(trouble)
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._is_disconnected = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in _STARTS:
+            self._status = message.get("status")
+            self._has_trailers = bool(message.get("trailers"))
+            message = self._echoed(message)
+            if self._measurement is not None:
+                self._measurement.response_starts()
+        try:
+            await self._send(message)
+        except OSError:  # by the ASGI specification: the client has gone
+            self._is_disconnected = True
+            raise
+        if self._measurement is not None and self._is_last(kind, message):
+            self._end_measurement(sys.exc_info()[1] if self._status is not None and self._status >= 500 else None)
+
+    def _is_last(self, kind: str, message: Message) -> bool:
+        if kind == "http.response.body":
+            return not message.get("more_body") and not self._has_trailers
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers")
+        if kind == "http.response.zerocopysend":
+            return not message.get("more_body") and not self._has_trailers
+        return kind == "http.response.pathsend"
+
+    def _echoed(self, message: Message) -> Message:
+        name = self._incoming.echo_name()
+        if name is None:
+            return message
+        key = name.lower().encode("latin-1")
+        headers: list[tuple[bytes, bytes]] = []
+        readable: list[str] = []
+        for header in message.get("headers") or ():
+            if header[0].lower() == key:
+                continue
+            if self._incoming.expose and header[0].lower() == _EXPOSE:
+                readable.append(bytes(header[1]).decode("latin-1"))
+                continue
+            headers.append(header)
+        headers.append((key, self._request_id.encode("ascii")))
+        if self._incoming.expose:
+            headers.append((_EXPOSE, exposed(", ".join(readable), name).encode("latin-1")))
+        return {**message, "headers": headers}
+
+    def end(self, error: BaseException | None) -> None:
+        """The application has returned or raised."""
+        is_failure = error is not None and not self._is_cut_off(error)
+        if self._measurement is not None:
+            self._end_measurement(error, is_failure)
+        failed = self._status is not None and self._status >= 500
+        self._served.leave(error if is_failure else None, str(self._status) if failed else None)
+
+    def _is_cut_off(self, error: BaseException) -> bool:
+        """Tell whether this is how an application ends whose client has gone."""
+        kind = type(error)
+        return self._is_disconnected and (
+            isinstance(error, OSError) or kind.__name__ in ("CancelledError", "ClientDisconnect")
+        )
+
+    def _end_measurement(self, error: BaseException | None, is_failure: bool = True) -> None:
+        measurement, self._measurement = self._measurement, None
+        if measurement is None:
+            return
+        try:
+            current = get_current()
+            measurement.end(
+                status=self._status,
+                route=route_template(self._scope),
+                error=error,
+                is_failure=is_failure,
+                context=current if self._served.is_named_in(current) else self._served.context,
+            )
+        except Exception as trouble:
+            not_measured(trouble)

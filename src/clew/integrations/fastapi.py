@@ -1,0 +1,16 @@
+"""The request ID for a FastAPI application.
+
+```python
+app = FastAPI()
+clew.integrations.fastapi.instrument(app)
+```
+
+FastAPI 0.165 and later record spans and ``http.server.request.duration`` themselves: then these carry the request ID,
+and nothing is recorded twice.
+"""
+
+from __future__ import annotations
+
+from clew.integrations.starlette import RequestMiddleware, instrument, uninstrument
+
+__all__ = ["RequestMiddleware", "instrument", "uninstrument"]

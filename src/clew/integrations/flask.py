@@ -1,0 +1,62 @@
+"""The request ID for a Flask application.
+
+```python
+app = Flask(__name__)
+clew.integrations.flask.instrument(app)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from clew.integrations.wsgi import Environ, RequestMiddleware
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+__all__ = ["RequestMiddleware", "instrument"]
+
+App = TypeVar("App", bound="Flask")
+
+
+def instrument(
+    app: App,
+    *,
+    headers: str | Iterable[str] | None = None,
+    validator: Callable[[str], object] | None = None,
+    transformer: Callable[[str], str] | None = None,
+    generator: Callable[[], str] | None = None,
+    trust: bool | None = None,
+    echo: bool | str = True,
+    expose: bool = False,
+    update_request_headers: bool = False,
+    ignore: Iterable[str] | Callable[[Environ], bool] = (),
+    metrics: bool | Literal["auto"] = "auto",
+) -> App:
+    """Put the middleware around ``app.wsgi_app``; the answer to an unhandled exception has the ID as well.
+
+    The keywords are those of `clew.integrations.wsgi.RequestMiddleware`. Best called after other instrumentations of
+    the application: what is outside of ours records some of its measurements when the request has been left.
+
+    Returns:
+        `app`, the same object.
+
+    Raises:
+        TypeError, ValueError: A keyword has a value that it does not take.
+    """
+    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app,
+        headers=headers,
+        validator=validator,
+        transformer=transformer,
+        generator=generator,
+        trust=trust,
+        echo=echo,
+        expose=expose,
+        update_request_headers=update_request_headers,
+        ignore=ignore,
+        metrics=metrics,
+    )
+    return app

@@ -1,0 +1,189 @@
+"""The HTTP server metrics of the stable semantic conventions, for requests that nobody else measures.
+
+``http.server.request.duration`` (histogram, seconds) and ``http.server.active_requests`` (up-down counter, requests):
+plain OpenTelemetry instruments of the MeterProvider that `clew` records into.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from functools import cache
+from time import perf_counter
+from types import FrameType
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram, UpDownCounter
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+from opentelemetry.semconv.schemas import Schemas
+
+from clew import pipeline
+from clew.__about__ import __version__
+from clew.diagnostics import count, say_once
+from clew.failures import error_type_of
+from clew.integrations.measured import FLASK, Measurers, look_at_stack, look_at_traceback, look_inside
+from clew.pipeline import Pipeline
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""In seconds: the ones that the conventions advise."""
+
+_ACTIVE_REQUESTS = "http.server.active_requests"
+_METHODS = "CONNECT,DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT,TRACE"
+
+
+class HttpInstruments:
+    """The two instruments of one scope, made anew for each pipeline that measurements go to."""
+
+    __slots__ = ("_made", "_scope")
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._made: tuple[Pipeline, Histogram, UpDownCounter] | None = None
+
+    def get(self) -> tuple[Pipeline, Histogram, UpDownCounter] | None:
+        """Return the current pipeline, histogram and counter, or None where nothing is recorded."""
+        current = pipeline.current
+        if current is None:
+            return None
+        made = self._made
+        if made is None or made[0] is not current:
+            meter = current.meter_provider.get_meter(self._scope, __version__, schema_url=Schemas.V1_36_0.value)
+            self._made = made = (
+                current,
+                meter.create_histogram(
+                    HTTP_SERVER_REQUEST_DURATION,
+                    unit="s",
+                    description="Duration of HTTP server requests.",
+                    explicit_bucket_boundaries_advisory=BOUNDS,
+                ),
+                meter.create_up_down_counter(
+                    _ACTIVE_REQUESTS, unit="{request}", description="Number of active HTTP server requests."
+                ),
+            )
+        return made
+
+
+class HttpMeasurement:
+    """The measurement of one HTTP request, from its start to its end; the end counts once.
+
+    With `is_auto` it is told nothing by those who measure themselves, so it looks for them: around and inside of our
+    middleware, whose `frame` and `app` it gets.
+    """
+
+    __slots__ = (
+        "_active",
+        "_active_attributes",
+        "_around",
+        "_attributes",
+        "_duration",
+        "_inside",
+        "_is_auto",
+        "_pipeline",
+        "_response",
+        "_started",
+    )
+
+    def __init__(
+        self,
+        instruments: tuple[Pipeline, Histogram, UpDownCounter],
+        *,
+        method: str,
+        scheme: str,
+        version: str | None,
+        is_auto: bool,
+        frame: FrameType | None,
+        app: object,
+    ) -> None:
+        self._pipeline = instruments[0]
+        self._duration: Histogram | None = instruments[1]
+        self._active: UpDownCounter | None = instruments[2]
+        self._active_attributes: dict[str, str | int] = {
+            HTTP_REQUEST_METHOD: method if method in _known_methods() else "_OTHER",
+            URL_SCHEME: scheme,
+        }
+        self._attributes = dict(self._active_attributes)
+        if version:
+            self._attributes[NETWORK_PROTOCOL_VERSION] = version
+        self._is_auto = is_auto
+        self._response: Measurers | None = None
+        if is_auto:
+            self._around = look_at_stack(frame)
+            self._inside = look_inside(app)
+            if self._around.active or self._inside.active:
+                self._active = None
+        if self._active is not None:
+            self._active.add(1, self._active_attributes)
+        self._started = perf_counter()
+
+    def response_starts(self) -> None:
+        """Look who is there while the response starts; called in the midst of that."""
+        if self._is_auto:
+            self._response = look_at_stack(inspect.currentframe())
+
+    def end(
+        self,
+        *,
+        status: int | None,
+        route: str | None,
+        error: BaseException | None = None,
+        is_failure: bool = True,
+        context: Context | None = None,
+    ) -> None:
+        """Record the duration, unless somebody else did; only where the request began: not in a forked child."""
+        seconds = perf_counter() - self._started
+        duration, active = self._duration, self._active
+        self._duration = self._active = None
+        if not self._pipeline.is_open:
+            return
+        if active is not None:
+            active.add(-1, self._active_attributes, context)
+        if duration is None or (self._is_auto and self._is_measured(error)):
+            return
+        attributes = self._attributes
+        if route is not None:
+            attributes[HTTP_ROUTE] = route
+        if status is not None:
+            attributes[HTTP_RESPONSE_STATUS_CODE] = status
+        if error is not None and is_failure:
+            attributes[ERROR_TYPE] = error_type_of(type(error))
+        elif status is not None and status >= 500:
+            attributes[ERROR_TYPE] = str(status)
+        duration.record(max(seconds, 0.0), attributes, context)
+
+    def _is_measured(self, error: BaseException | None) -> bool:
+        seen = self._response
+        if seen is None:
+            seen = look_at_traceback(None if error is None else error.__traceback__)
+            if self._around.duration is not None:
+                return True
+        if seen.duration is not None:
+            return True
+        if self._around.duration not in (None, FLASK):  # contrib's Flask decides when the response starts
+            return True
+        # who measures in another task stands on no stack that we can see
+        return self._inside.duration is not None and not seen.passes_by
+
+
+def not_measured(trouble: Exception) -> None:
+    """Count and say once that an HTTP request could not be measured."""
+    count("http.not_measured")
+    say_once(
+        ("http.not_measured", type(trouble).__name__),
+        "An HTTP request could not be measured: %s: %s (said once; each one is counted)",
+        type(trouble).__name__,
+        trouble,
+    )
+
+
+@cache
+def _known_methods() -> frozenset[str]:
+    named = os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "").strip() or _METHODS
+    return frozenset(method.strip() for method in named.split(",") if method.strip())

@@ -1,0 +1,105 @@
+"""From a record of `logging` to a log record of OpenTelemetry.
+
+By the data model (https://opentelemetry.io/docs/specs/otel/logs/data-model/) and the semantic conventions for
+exceptions in logs and for source code.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.semconv.attributes.code_attributes import (
+    CODE_FILE_PATH,
+    CODE_FUNCTION_NAME,
+    CODE_LINE_NUMBER,
+    CODE_STACKTRACE,
+)
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+)
+
+from clew.failures import error_type_of
+from clew.request import policy
+
+_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_DEEPEST = 8
+
+
+def translate(record: logging.LogRecord, context: Context, request_id: str | None, body: str | None) -> LogRecord:
+    """Return `record` as an OpenTelemetry log record; `body` replaces its message."""
+    attributes: dict[str, Any] = {
+        name: value_of(value) for name, value in vars(record).items() if name not in _OWN_FIELDS
+    }
+    attributes[CODE_FILE_PATH] = record.pathname
+    attributes[CODE_FUNCTION_NAME] = record.funcName or ""
+    attributes[CODE_LINE_NUMBER] = record.lineno
+    if record.stack_info:
+        attributes[CODE_STACKTRACE] = record.stack_info
+    if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
+        kind, error, trace = record.exc_info
+        attributes[EXCEPTION_TYPE] = error_type_of(kind)
+        attributes[EXCEPTION_MESSAGE] = text_of(error)
+        attributes[EXCEPTION_STACKTRACE] = "".join(traceback.format_exception(kind, error, trace))
+    elif record.exc_text:  # of a record that came through a queue
+        attributes[EXCEPTION_STACKTRACE] = record.exc_text
+    if request_id is not None:
+        attributes[policy.attribute] = request_id
+    else:
+        attributes.pop(policy.attribute, None)
+    return LogRecord(
+        timestamp=int(record.created * 1e9),
+        context=context,
+        severity_text=record.levelname,
+        severity_number=severity_of(record.levelno),
+        body=message_of(record) if body is None else body,
+        attributes=attributes,
+    )
+
+
+def severity_of(level: int) -> SeverityNumber:
+    """Return the severity number for a level of `logging`: each ten of levels is a range of four numbers."""
+    if level <= 0:
+        return SeverityNumber.UNSPECIFIED
+    tens, ones = min(level // 10, 5), level % 10
+    if level >= 60:
+        ones = 9
+    return SeverityNumber((1, 5, 9, 13, 17, 21)[tens] + min(ones, 3))
+
+
+def message_of(record: logging.LogRecord) -> Any:
+    """Return the message: a text, or a value of another kind as it was logged."""
+    if not record.args and not isinstance(record.msg, str):
+        return value_of(record.msg)
+    try:
+        return record.getMessage()
+    except Exception:  # arguments that do not fit the text: nothing of it is lost
+        return f"{text_of(record.msg)} {text_of(record.args)}"
+
+
+def value_of(value: object, depth: int = 0) -> Any:
+    """Return `value` as OpenTelemetry can carry it: what it does not know becomes text."""
+    if value is None or isinstance(value, (str, bool, int, float, bytes)):
+        return value
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            items = cast("Mapping[object, object]", value)
+            return {text_of(key): value_of(item, depth + 1) for key, item in items.items()}
+        if isinstance(value, Sequence):
+            return [value_of(item, depth + 1) for item in cast("Sequence[object]", value)]
+    return text_of(value)
+
+
+def text_of(value: object) -> str:
+    """Return ``str(value)``, or what can be said where that raises."""
+    try:
+        return str(value)
+    except Exception as trouble:
+        return f"<{type(value).__name__} whose text failed with {type(trouble).__name__}>"

@@ -1,0 +1,54 @@
+"""The request ID onwards with requests.
+
+```python
+session = clew.integrations.requests.instrument(requests.Session())
+```
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeVar
+
+import requests
+
+from clew.integrations.onward import pass_on
+
+__all__ = ["instrument", "uninstrument"]
+
+Session = TypeVar("Session", bound=requests.Session)
+
+_MARK = "_clew_original_send"
+
+
+def instrument(session: Session) -> Session:
+    """Let `session` send the ID of the current request with each call, redirects included, to hosts that may have it.
+
+    Returns:
+        `session`, the same object.
+
+    Raises:
+        TypeError: `session` is no `requests.Session`.
+    """
+    if not isinstance(session, requests.Session):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"instrument() takes a requests.Session, not {type(session).__name__}")
+    send = session.send
+    if hasattr(send, _MARK):
+        return session
+
+    @functools.wraps(send)
+    def send_with_request_id(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        if request.url is not None and request.headers is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            pass_on(request.headers, request.url)
+        return send(request, **kwargs)
+
+    setattr(send_with_request_id, _MARK, send)
+    session.send = send_with_request_id  # type: ignore[method-assign]
+    return session
+
+
+def uninstrument(session: requests.Session) -> None:
+    """Let `session` send no request IDs any more."""
+    send = getattr(session.send, _MARK, None)
+    if send is not None:
+        session.send = send  # type: ignore[method-assign]

@@ -1,0 +1,81 @@
+"""``http.route`` from what a router of Starlette's kind leaves in the ASGI scope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+_FULL = 2  # starlette.routing.Match.FULL
+_MOUNT_END = "/{path}"
+
+
+def route_template(scope: Mapping[str, Any]) -> str | None:
+    """Return the templates of every mount that the request crossed plus its route's own, or None.
+
+    Never made of ``root_path`` or ``path``: these hold what the client sent.
+    """
+    try:
+        return _template(scope)
+    except Exception:  # a router of another kind, or of a version that is not known
+        return None
+
+
+def _template(scope: Mapping[str, Any]) -> str | None:
+    route = scope.get("route")
+    own = _own_template(scope, route)
+    if own is None:
+        return None
+    root_path: str = scope.get("root_path", "")
+    outermost: str = scope.get("app_root_path", root_path)
+    if _is_mount(route):
+        if getattr(route, "routes", None):  # a router that found nothing
+            return None
+        crossed = _crossed(scope, outermost, root_path)  # includes this mount itself
+        return None if crossed is None else crossed + _MOUNT_END
+    if root_path == outermost:
+        return own
+    crossed = _crossed(scope, outermost, root_path)
+    return None if crossed is None else crossed + own
+
+
+def _own_template(scope: Mapping[str, Any], route: Any) -> str | None:
+    fastapi: Any = scope.get("fastapi")
+    if isinstance(fastapi, Mapping):  # a router that is included under a prefix
+        effective: Any = cast("Mapping[str, Any]", fastapi).get("effective_route_context")
+        if effective is not None and getattr(effective, "original_route", None) is route:
+            nested = getattr(effective, "starlette_route", None)
+            template = getattr(nested, "path_format", None) or getattr(effective, "path_format", None)
+            return template if isinstance(template, str) else None
+    template = getattr(route, "path_format", None)
+    return template if isinstance(template, str) else None
+
+
+def _is_mount(route: Any) -> bool:
+    return hasattr(route, "routes") and hasattr(route, "app") and not hasattr(route, "endpoint")
+
+
+def _crossed(scope: Mapping[str, Any], outermost: str, root_path: str) -> str | None:
+    """Return the templates of the mounts that lead from `outermost` to `root_path`, matched as the routers did."""
+    routes: Any = getattr(scope.get("router"), "routes", None)
+    position: dict[str, Any] = {**scope, "root_path": outermost, "path_params": {}}
+    template = ""
+    while position["root_path"] != root_path:
+        if not routes:
+            return None
+        before = position["root_path"]
+        for route in routes:
+            match, child_scope = route.matches(position)
+            if match.value == _FULL:
+                break
+        else:
+            return None
+        position.update(child_scope)
+        routes = getattr(route, "routes", None)
+        if position["root_path"] == before:  # a host route, or a router included in another
+            if not routes or not hasattr(route, "host"):
+                return None
+            continue
+        if not position["root_path"].startswith(before) or not isinstance(getattr(route, "path_format", None), str):
+            return None
+        template += route.path_format.removesuffix(_MOUNT_END)
+    return template

@@ -1,0 +1,325 @@
+"""The request ID for any WSGI application: a middleware that needs no framework.
+
+```python
+application = clew.integrations.wsgi.RequestMiddleware(application)
+```
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, Literal
+
+from opentelemetry.context import Context, attach, get_current
+
+from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations.served import Served, is_served
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+Route = Callable[[Environ], str | None]
+
+_EXPOSE = "access-control-expose-headers"
+
+_instruments = HttpInstruments(__name__)
+
+
+def werkzeug_route(environ: Environ) -> str | None:
+    """Return the template of the rule that Werkzeug's routing found for the request, or None."""
+    rule = getattr(getattr(environ.get("werkzeug.request"), "url_rule", None), "rule", None)
+    return rule if isinstance(rule, str) else None
+
+
+class RequestMiddleware:
+    """Makes each call of a WSGI application a request, which ends when the server closes the response.
+
+    Args:
+        app: The WSGI application.
+        headers: The header names that an ID is accepted in, one or several; the first that is there counts. None for
+            the configured one (``X-Request-ID``).
+        validator: Called with the text of the header; the ID is taken over only where the result is true.
+        transformer: Called with the ID, taken over or made; returns the one to use.
+        generator: Makes the ID of a request that brings none.
+        trust: Whether incoming IDs are taken over; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
+        echo: Whether the response carries the ID: True in the header of the request, or the name of another header.
+        expose: Whether ``Access-Control-Expose-Headers`` lets scripts of other origins read that header.
+        update_request_headers: Whether the application sees the ID in the headers of the request too.
+        ignore: Paths (exact ones, or a callable that gets the environ) that are passed on as if there were no
+            middleware.
+        metrics: Whether ``http.server.request.duration`` and ``http.server.active_requests`` are recorded: True, False,
+            or ``"auto"`` for each request that nobody else measures.
+        route: Called with the environ while the response starts; returns the template of the route for ``http.route``,
+            or None. By default the rule that Werkzeug's routing found (Flask), if it used any.
+
+    Whatever comes out of a callable is checked; one that raises is said once, and a fresh ID is used. The response is
+    passed on piece by piece, and what is made by ``wsgi.file_wrapper`` keeps its type.
+
+    Raises:
+        TypeError, ValueError: A keyword has a value that it does not take.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        *,
+        headers: str | Iterable[str] | None = None,
+        validator: Callable[[str], object] | None = None,
+        transformer: Callable[[str], str] | None = None,
+        generator: Callable[[], str] | None = None,
+        trust: bool | None = None,
+        echo: bool | str = True,
+        expose: bool = False,
+        update_request_headers: bool = False,
+        ignore: Iterable[str] | Callable[[Environ], bool] = (),
+        metrics: bool | Literal["auto"] = "auto",
+        route: Route = werkzeug_route,
+    ) -> None:
+        owner = f"{__name__}.RequestMiddleware"
+        self.app = app
+        self._incoming = incoming(
+            owner,
+            headers=headers,
+            validator=validator,
+            transformer=transformer,
+            generator=generator,
+            trust=trust,
+            echo=echo,
+            expose=expose,
+        )
+        self._update_request_headers = update_request_headers
+        self._ignore = ignored(owner, ignore)
+        self._metrics = check_metrics(owner, metrics)
+        self._route = route
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Run the application for one request."""
+        if is_served(environ) or is_ignored(self._ignore, environ, environ.get("PATH_INFO")):
+            return self.app(environ, start_response)
+        call = _Call(self._incoming, environ, start_response, self._route)
+        if self._update_request_headers:
+            call.update_request_headers()
+        if self._metrics is not False:
+            call.measure(self.app, self._metrics == "auto", inspect.currentframe())
+        try:
+            body = self.app(environ, call.start_response)
+        except BaseException as error:
+            call.end(error)
+            raise
+        return call.response(body)
+
+
+class _Call:
+    """One call of the application on its way through the middleware, until its response is closed."""
+
+    __slots__ = (
+        "_after_step",
+        "_environ",
+        "_incoming",
+        "_is_ended",
+        "_measurement",
+        "_request_id",
+        "_route",
+        "_route_of",
+        "_script_name",
+        "_served",
+        "_start_response",
+        "_status",
+    )
+
+    def __init__(self, options: Incoming, environ: Environ, start_response: StartResponse, route_of: Route) -> None:
+        self._incoming = options
+        self._environ = environ
+        self._start_response = start_response
+        self._route_of = route_of
+        self._script_name = environ.get("SCRIPT_NAME", "")
+        self._route: str | None = None
+        self._status: int | None = None
+        self._is_ended = False
+        self._after_step: Context
+        self._measurement: HttpMeasurement | None = None
+        self._request_id = options.choose(self._header)
+        self._served = Served(self._request_id, environ)
+
+    def _header(self, name: str) -> str | None:
+        value = self._environ.get(_environ_key(name))
+        return value if isinstance(value, str) else None
+
+    def update_request_headers(self) -> None:
+        self._environ[_environ_key(self._incoming.header_names()[0])] = self._request_id
+
+    def measure(self, app: WSGIApp, is_auto: bool, frame: FrameType | None) -> None:
+        environ = self._environ
+        try:
+            instruments = _instruments.get()
+            if instruments is not None:
+                self._measurement = HttpMeasurement(
+                    instruments,
+                    method=environ.get("REQUEST_METHOD", ""),
+                    scheme=environ.get("wsgi.url_scheme", "http"),
+                    version=environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/"),
+                    is_auto=is_auto,
+                    frame=frame,
+                    app=app,
+                )
+        except Exception as trouble:
+            not_measured(trouble)
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+        try:
+            self._status = int(status[:3])
+        except (TypeError, ValueError):
+            self._status = None
+        write = self._start_response(status, self._echoed(headers), *rest)
+        if self._measurement is not None:
+            try:
+                self._measurement.response_starts()
+                if self._environ.get("SCRIPT_NAME", "") == self._script_name:  # no mount was crossed on the way
+                    self._route = self._route_of(self._environ)
+            except Exception as trouble:
+                not_measured(trouble)
+        return write
+
+    def _echoed(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        name = self._incoming.echo_name()
+        if name is None:
+            return headers
+        kept: list[tuple[str, str]] = []
+        readable: list[str] = []
+        for header in headers:
+            key = header[0].lower()
+            if key == name.lower():
+                continue
+            if self._incoming.expose and key == _EXPOSE:
+                readable.append(header[1])
+                continue
+            kept.append(header)
+        kept.append((name, self._request_id))
+        if self._incoming.expose:
+            kept.append(("Access-Control-Expose-Headers", exposed(", ".join(readable), name)))
+        return kept
+
+    def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what the server is to send: `body` itself where it is the server's own file, else it step by step."""
+        self._after_step = get_current()
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(body, wrapper):
+            return self._file(body)
+        return _SizedBody(self, body) if hasattr(body, "__len__") else _Body(self, body)
+
+    def _file(self, body: Any) -> Iterable[bytes]:
+        close = getattr(body, "close", None)
+
+        def close_file() -> None:
+            try:
+                if close is not None:
+                    close()
+            finally:
+                self.end()
+
+        try:
+            body.close = close_file
+        except AttributeError:  # made by a server in C: nobody tells when it has been sent
+            self.end()
+        return body  # type: ignore[no-any-return]
+
+    def step(self, iterator: Iterator[bytes]) -> bytes:
+        """Take the next piece of the body in the Context that the piece before left, whoever asks for it."""
+        before = get_current()
+        if before is self._after_step:
+            try:
+                return next(iterator)
+            finally:
+                self._after_step = get_current()
+        attach(self._after_step)
+        try:
+            return next(iterator)
+        finally:
+            self._after_step = get_current()
+            attach(before)
+
+    def body_ends(self, error: BaseException | None = None) -> None:
+        """The last piece has been taken, or taking one failed: here ends the HTTP duration."""
+        measurement, self._measurement = self._measurement, None
+        if measurement is None:
+            return
+        try:
+            current = get_current()
+            measurement.end(
+                status=self._status,
+                route=self._route,
+                error=error,
+                is_failure=not isinstance(error, GeneratorExit),
+                context=current if self._served.is_named_in(current) else self._served.context,
+            )
+        except Exception as trouble:
+            not_measured(trouble)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Leave the request; the first call counts."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self.body_ends(error)
+        failed = self._status is not None and self._status >= 500
+        self._served.leave(error, str(self._status) if failed else None)
+
+
+class _Body:
+    """The body of a response, passed on as it comes."""
+
+    __slots__ = ("_body", "_call", "_error", "_iterator")
+
+    def __init__(self, call: _Call, body: Iterable[bytes]) -> None:
+        self._call = call
+        self._body = body
+        self._iterator: Iterator[bytes] | None = None
+        self._error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._body)
+            return self._call.step(self._iterator)
+        except StopIteration:
+            self._call.body_ends()
+            raise
+        except BaseException as error:
+            self._error = error
+            self._call.body_ends(error)
+            raise
+
+    def close(self) -> None:
+        """Close the application's own body, then leave the request."""
+        error, self._error = self._error, None
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._call.end(error)
+
+    def __del__(self) -> None:
+        self._call.end(self._error)  # of a server that does not close what it sends
+
+
+class _SizedBody(_Body):
+    """A body whose number of pieces is known: servers derive the length of a single piece from it."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
+
+
+def _environ_key(header: str) -> str:
+    return "HTTP_" + header.upper().replace("-", "_")

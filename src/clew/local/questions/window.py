@@ -1,0 +1,163 @@
+"""What was counted in a window: each series between its last points at or before the two edges."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from clew.local.histogram import Histogram
+from clew.local.source import Source, StoredPoint, StoredSeries, Times
+
+_STALE = 300 * 10**9  # nanoseconds without an export after which nobody knows whether a process was there
+
+
+@dataclass
+class Increase:
+    """What one series counted in a window, growing over the times of its points.
+
+    `since` is where counting began: what was measured at or before it is not in here. `sums` are in the series' unit,
+    None where a point has no sum.
+    """
+
+    series: StoredSeries
+    since: int
+    times: list[int]
+    calls: list[int]
+    sums: list[float] | None
+    total: Histogram
+
+    def calls_until(self, edges: Sequence[int]) -> list[int]:
+        """Return the calls counted up to each edge."""
+        return [self.calls[at - 1] if (at := bisect_right(self.times, edge)) else 0 for edge in edges]
+
+    def sums_until(self, edges: Sequence[int]) -> list[float] | None:
+        """Return the sum up to each edge, None if it is not known."""
+        if self.sums is None:
+            return None
+        return [self.sums[at - 1] if (at := bisect_right(self.times, edge)) else 0.0 for edge in edges]
+
+
+class Window:
+    """A stretch of time (`start`, `end`] in nanoseconds, cut per instance to the exports that are there."""
+
+    def __init__(self, source: Source, resources: Iterable[int], start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self._source = source
+        self._stretches: list[tuple[int, int]] = []
+        self._cuts: dict[int, int] = {}
+        for times in source.times(resources, start, end):
+            self._add(times)
+        self._stretches = _united(self._stretches)
+
+    @property
+    def observed(self) -> float:
+        """The seconds during which at least one instance was observed."""
+        return self.observed_between(self.start - 2**62, self.end)
+
+    def observed_between(self, start: int, end: int) -> float:
+        """Return how many seconds of a stretch were observed."""
+        return sum(max(min(end, last) - max(start, first), 0) for first, last in self._stretches) / 1e9
+
+    def edges(self, blocks: int) -> list[int]:
+        """Return where equal blocks of the observed stretch begin and end: one edge more than blocks."""
+        if not blocks or not self._stretches:
+            return []
+        first, last = self._stretches[0][0], self._stretches[-1][1]
+        return [first + (last - first) * block // blocks for block in range(blocks)] + [last]
+
+    def increase(self, series: StoredSeries, widened: bool = False) -> Increase | None:
+        """Return what a series counted in this window; None where it has no point in it.
+
+        `widened` goes on to the first point at or after the end: what a window shorter than an export interval needs.
+        """
+        end = self.end
+        if widened and (after := self._source.first_after(series, self.end)) is not None:
+            end = after
+        points = self._source.points(series, self.start, end)
+        if series.temporality == "delta":
+            points = [point for point in points if point.start < self.end]
+        if not points:
+            return None
+        if series.temporality == "delta":
+            return _added(series, min(points[0].start or points[0].time, points[0].time), points)
+        baseline = self._source.last_before(series, self.start)
+        if baseline is not None:
+            return _risen(series, baseline.time, baseline.histogram, points)
+        if self._begins_here(series, points[0].time):
+            return _risen(series, min(series.start or self.start, points[0].time), series.empty(), points)
+        return _risen(series, points[0].time, points[0].histogram, points[1:])
+
+    def _begins_here(self, series: StoredSeries, first: int) -> bool:
+        """Say whether a series with no point before this window counts from zero in it."""
+        if series.start >= min(self._cuts.get(series.resource, self.start), self.start):
+            return True
+        earliest = self._source.earliest(series.resource, series.start)
+        return earliest is not None and earliest < first
+
+    def _add(self, times: Times) -> None:
+        if times.before is not None and times.before >= self.start - _STALE:
+            self._cuts[times.resource] = max(times.before, self._cuts.get(times.resource, times.before))
+        if times.first is None or times.last is None:
+            return
+        begin = times.first
+        if times.delta:
+            begin = min(times.start or times.first, times.first)
+        elif times.before is not None:
+            begin = times.before
+        elif self.start <= times.start < times.first:
+            begin = times.start
+        self._stretches.append((begin, times.last))
+
+
+def export_interval(increases: Iterable[Increase]) -> float | None:
+    """Estimate the seconds between two exports: the median over instances of the one with the most points of each."""
+    longest: dict[tuple[int, int], list[int]] = {}
+    for increase in increases:
+        key = (increase.series.resource, increase.series.start)
+        if len(increase.times) > len(longest.get(key, ())):
+            longest[key] = increase.times
+    gaps = [median(b - a for a, b in pairwise(times)) / 1e9 for times in longest.values() if len(times) > 2]
+    return median(gaps) if gaps else None
+
+
+def _added(series: StoredSeries, since: int, points: Sequence[StoredPoint]) -> Increase:
+    total = series.empty()
+    increase = Increase(series, since, [], [], [], total)
+    for point in points:
+        _extend(increase, point.time, point.histogram)
+    return increase
+
+
+def _risen(series: StoredSeries, since: int, baseline: Histogram, points: Sequence[StoredPoint]) -> Increase:
+    increase = Increase(series, since, [], [], [], series.empty())
+    earlier = baseline
+    for point in points:
+        now = point.histogram
+        _extend(increase, point.time, now if now.fell(earlier) else now.minus(earlier))  # type: ignore[arg-type]
+        earlier = now
+    return increase
+
+
+def _extend(increase: Increase, time: int, more: Histogram) -> None:
+    increase.total = increase.total.plus(more)  # type: ignore[arg-type]
+    increase.times.append(time)
+    increase.calls.append(increase.total.count)
+    total = increase.total.sum
+    if total is None:
+        increase.sums = None
+    elif increase.sums is not None:
+        increase.sums.append(total)
+
+
+def _united(stretches: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    united: list[tuple[int, int]] = []
+    for first, last in sorted(stretches):
+        if united and first <= united[-1][1]:
+            united[-1] = (united[-1][0], max(united[-1][1], last))
+        else:
+            united.append((first, last))
+    return united

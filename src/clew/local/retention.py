@@ -1,0 +1,138 @@
+"""What may stay in the store: bounds on age and size, but metrics for 49 hours at least."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from clew.local.store import WritableStore
+
+METRICS_KEPT = 49 * 3600
+"""Seconds that metrics stay whatever the bounds, so that an hour can be compared with the same hour yesterday."""
+
+SMALLEST = 1024 * 1024
+"""The least ``--max-size`` in bytes."""
+
+_BEGIN, _GOAL = 0.85, 0.75  # shares of the size where deleting begins and ends; between them room for a transaction
+_ROWS = 256  # deleted in one transaction
+_PAGES = 64  # given back in one
+_AGE_EVERY = 30.0  # seconds between two looks at the age
+_ENDED_BY = {"log_lines": "time", "spans": "end", "exemplars": "time"}  # in the order in which they go
+
+
+class Retention:
+    """Deletes what is too old or too much.
+
+    Args:
+        max_age: seconds, None for no bound.
+        max_size: bytes of the file and its write-ahead log together.
+        say: called with one line when the bounds cannot be kept.
+    """
+
+    def __init__(self, max_age: float | None, max_size: int, say: Callable[[str], None]) -> None:
+        self.max_age = max_age
+        self.max_size = max_size
+        self._say = say
+        self._next_age = 0.0
+        self._said = False
+
+    def enforce(self, store: WritableStore) -> bool:
+        """Delete what the bounds demand; say whether whole series went. Cheap when nothing is to be done."""
+        if self.max_age is not None and time.monotonic() >= self._next_age:
+            self._next_age = time.monotonic() + min(_AGE_EVERY, max(1.0, self.max_age / 10))
+            self._enforce_age(store, time.time_ns() - int(self.max_age * 1e9))
+        if store.size() <= self.max_size * _BEGIN:
+            return False
+        return self._enforce_size(store)
+
+    def _enforce_age(self, store: WritableStore, before: int) -> None:
+        deleted = 0
+        for table, column in _ENDED_BY.items():
+            while rows := _delete_oldest(store, table, column, before):
+                deleted += rows
+                _keep_log_short(store)
+        deleted += _delete_points(store, min(before, time.time_ns() - METRICS_KEPT * 10**9))
+        if deleted:
+            _give_back(store)
+
+    def _enforce_size(self, store: WritableStore) -> bool:
+        connection = store.connection
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        step = max(16, self.max_size // 32 // page)
+        _give_back(store)
+        for table, column in _ENDED_BY.items():
+            while store.size() > self.max_size * _GOAL:
+                while (rows := _delete_oldest(store, table, column, None)) and _free_pages(store) < step:
+                    _keep_log_short(store)
+                _give_back(store)
+                if not rows:
+                    break
+        times = 64
+        while times and store.size() > self.max_size * _GOAL:
+            _delete_points(store, time.time_ns() - times * METRICS_KEPT * 10**9)
+            _give_back(store)
+            times //= 2
+        gone = False
+        if store.size() > self.max_size * _GOAL:
+            gone = _delete_ended_series(store, time.time_ns() - METRICS_KEPT * 10**9)
+            _give_back(store)
+        if store.size() > self.max_size and not self._said:
+            self._said = True
+            self._say(
+                f"{store.path} is larger than --max-size ({store.size()} bytes, {self.max_size} allowed): "
+                "metrics of the last 49 hours are kept whatever their size"
+            )
+        return gone
+
+
+def _delete_oldest(store: WritableStore, table: str, column: str, before: int | None) -> int:
+    where = "" if before is None else f"WHERE {column} < {before:d}"
+    return store.connection.execute(
+        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {where} ORDER BY {column} LIMIT {_ROWS})"
+    ).rowcount
+
+
+def _delete_points(store: WritableStore, before: int) -> int:
+    """Delete each series' points before a time, but for the last of them: what comes after is counted from it."""
+    deleted = 0
+    series = store.connection.execute("SELECT id FROM series WHERE first < ?", (before,)).fetchall()
+    for (number,) in series:
+        deleted += store.connection.execute(
+            "DELETE FROM points WHERE series = ?1 AND time < "
+            "(SELECT max(time) FROM points WHERE series = ?1 AND time < ?2)",
+            (number, before),
+        ).rowcount
+    return deleted
+
+
+def _delete_ended_series(store: WritableStore, before: int) -> bool:
+    """Delete every series that has had no point since; the baselines of processes long gone."""
+    ended = store.connection.execute(
+        "SELECT id FROM series WHERE first < ?1 AND NOT EXISTS "
+        "(SELECT 1 FROM points WHERE points.series = series.id AND time >= ?1)",
+        (before,),
+    ).fetchall()
+    for (number,) in ended:
+        store.connection.execute("BEGIN IMMEDIATE")
+        store.connection.execute("DELETE FROM points WHERE series = ?", (number,))
+        store.connection.execute("DELETE FROM exemplars WHERE series = ?", (number,))
+        store.connection.execute("DELETE FROM series WHERE id = ?", (number,))
+        store.connection.execute("COMMIT")
+    return bool(ended)
+
+
+def _free_pages(store: WritableStore) -> int:
+    return int(store.connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+def _keep_log_short(store: WritableStore) -> None:
+    store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _give_back(store: WritableStore) -> None:
+    """Give all free pages back to the disk, some at a time, since moving pages makes the write-ahead log grow."""
+    while _free_pages(store):
+        # It frees a page a row that is read, so it has to be read to its end.
+        store.connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        _keep_log_short(store)
+    store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

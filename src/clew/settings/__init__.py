@@ -1,0 +1,18 @@
+"""What configures `clew`: the standard ``OTEL_*`` variables, a few ``CLEW_*`` ones, arguments of `clew.configure()`."""
+
+from clew.settings.model import BatchSettings, Limits, Settings, load_settings
+from clew.settings.otlp import OtlpSettings, Signal
+from clew.settings.problems import ConfigurationError, Problem
+from clew.settings.resource import resource_in_child
+
+__all__ = [
+    "BatchSettings",
+    "ConfigurationError",
+    "Limits",
+    "OtlpSettings",
+    "Problem",
+    "Settings",
+    "Signal",
+    "load_settings",
+    "resource_in_child",
+]

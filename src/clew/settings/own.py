@@ -1,0 +1,139 @@
+"""The few settings of `clew`'s own: environment variables, and keyword arguments of `clew.configure()`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clew.settings import values
+from clew.settings.problems import Reading, UnfitError, shown
+
+PREFIX = "CLEW_"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSetting:
+    """`parse` reads the text of its variable, `check` takes a keyword argument; both may raise `UnfitError`."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    check: Callable[[object], Any]
+
+    @property
+    def variable(self) -> str:
+        """The environment variable: the name in capitals behind ``CLEW_``."""
+        return PREFIX + self.name.upper()
+
+
+def _text(parse: Callable[[str], Any]) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
+        return parse(value if isinstance(value, str) else "")
+
+    return check
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UnfitError("True or False")
+    return value
+
+
+def _number(parse: Callable[[str], Any], *kinds: type) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
+        fit = isinstance(value, kinds) and not isinstance(value, bool)
+        return parse(f"{value:.10f}" if fit and isinstance(value, float) else str(value) if fit else "")
+
+    return check
+
+
+def _items(parse: Callable[[str], tuple[str, ...]]) -> Callable[[object], Any]:
+    """Take one text, as in the variable, or several in a list or tuple."""
+
+    def check(value: object) -> Any:
+        if isinstance(value, str):
+            return parse(value)
+        if isinstance(value, Iterable):
+            items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            if all(isinstance(item, str) and "," not in item for item in items):
+                return parse(",".join(map(str, items)))
+        return parse("")
+
+    return check
+
+
+def _exceptions(value: object) -> tuple[type[BaseException] | str, ...]:
+    """Take exception types and dotted names, one or several."""
+    allowed = "exception types or their dotted names, one or a tuple of them"
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    else:
+        items = [value]
+    found: list[type[BaseException] | str] = []
+    for item in items:
+        if isinstance(item, type) and issubclass(item, BaseException):
+            found.append(item)
+        elif isinstance(item, str):
+            try:
+                found.extend(values.exception_names(item))
+            except UnfitError:
+                raise UnfitError(allowed) from None
+        else:
+            raise UnfitError(allowed)
+    return tuple(dict.fromkeys(found))
+
+
+def _setting(name: str, default: object, parse: Callable[[str], Any], *kinds: type) -> OwnSetting:
+    if parse is values.boolean:
+        return OwnSetting(name, default, parse, _flag)
+    return OwnSetting(name, default, parse, _number(parse, *kinds) if kinds else _text(parse))
+
+
+_sets = values.whole_number(1, 100_000)
+_seconds = values.decimal(0, 3600, "seconds")
+_share = values.decimal(0, 1)
+
+OWN_SETTINGS: Mapping[str, OwnSetting] = {
+    setting.name: setting
+    for setting in (
+        _setting("request_id_header", "X-Request-ID", values.header_name),
+        _setting("request_id_attribute", "request_id", values.attribute_name),
+        _setting("trust_request_id", True, values.boolean),
+        OwnSetting("request_id_hosts", None, values.hosts, _items(values.hosts)),
+        OwnSetting("expected", (), values.exception_names, _exceptions),
+        _setting("spans", False, values.boolean),
+        OwnSetting("measure", (), values.measure_patterns, _items(values.measure_patterns)),
+        _setting("attribute_sets", 100, _sets, int),
+        _setting("shutdown_timeout", 3.0, _seconds, int, float),
+        _setting("logs", "all", values.one_of("all", "interesting")),
+        _setting("logs_slow", 1.0, _seconds, int, float),
+        _setting("logs_share", 0.0, _share, int, float),
+        _setting("logs_canonical", False, values.boolean),
+        _setting("strict", None, values.boolean),
+    )
+}
+
+
+def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Read every setting; a keyword argument that is given (not None) wins over the variable."""
+    read: dict[str, Any] = {}
+    for name, setting in OWN_SETTINGS.items():
+        read[name] = reading.take(setting.variable, setting.parse, setting.default)
+        given = overrides.get(name)
+        if given is not None:
+            try:
+                read[name] = setting.check(given)
+            except UnfitError as unfit:
+                reading.wrong(f"configure({name}=…)", shown(given), str(unfit))
+    return read
+
+
+def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
+    """Find variables that are named like ours and are none, mistyped as a rule; each is a problem."""
+    known = [setting.variable for setting in OWN_SETTINGS.values()]
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known and reading.text(name) is not None:
+            near = difflib.get_close_matches(name, known, 1, 0.0)
+            reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")

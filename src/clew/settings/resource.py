@@ -1,0 +1,126 @@
+"""The resource: who sends all this (Resource SDK specification and the resource conventions of `service`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry.sdk.resources import (
+    OTELResourceDetector,
+    Resource,
+    ResourceDetector,
+    get_aggregated_resources,
+)
+from opentelemetry.sdk.version import __version__ as sdk_version
+
+from clew.settings import values
+from clew.settings.problems import Reading, UnfitError, shown
+
+SERVICE_NAME = "service.name"
+INSTANCE_ID = "service.instance.id"
+
+_GROUP = "opentelemetry_resource_detector"
+_DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
+
+
+class _Known(ResourceDetector):
+    """A detector of what is known already, so that it keeps its place among the others."""
+
+    def __init__(self, attributes: Mapping[str, str]) -> None:
+        super().__init__()
+        self._attributes = attributes
+
+    def detect(self) -> Resource:
+        return Resource(dict(self._attributes))
+
+
+def read_resource(reading: Reading, given: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
+    """Build the resource; the second value tells whether the user chose ``service.instance.id``.
+
+    From weak to strong: the SDK's own attributes, a new instance ID, the detectors that
+    ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` names, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_SERVICE_NAME``, what is `given`
+    in code.
+    """
+    empty: dict[str, str] = {}
+    from_environment = dict(reading.take("OTEL_RESOURCE_ATTRIBUTES", values.resource_attributes, empty))
+    name = reading.text("OTEL_SERVICE_NAME")
+    if name is not None:
+        from_environment[SERVICE_NAME] = name
+    instance_id = str(uuid.uuid4())
+    resource = _detected(_detectors(reading, instance_id, from_environment))
+    if given is not None:
+        resource = resource.merge(given if isinstance(given, Resource) else Resource(dict(given)))
+    if not resource.attributes.get(SERVICE_NAME):
+        program = os.path.basename(sys.executable or "")
+        unknown = f"unknown_service:{program}" if program else "unknown_service"
+        resource = resource.merge(Resource({SERVICE_NAME: unknown}))
+    return resource, resource.attributes.get(INSTANCE_ID) != instance_id
+
+
+def resource_in_child(resource: Resource, *, instance_id_given: bool) -> Resource:
+    """Return the resource of a forked child: its own ``service.instance.id``.
+
+    A new one where the parent's was made by us, else the user's own with ``-PID`` added.
+    """
+    own = f"{resource.attributes[INSTANCE_ID]!s}-{os.getpid()}" if instance_id_given else str(uuid.uuid4())
+    return resource.merge(Resource({INSTANCE_ID: own}))
+
+
+def _sdk_resource() -> Resource:
+    return Resource(
+        {
+            "telemetry.sdk.language": "python",
+            "telemetry.sdk.name": "opentelemetry",
+            "telemetry.sdk.version": sdk_version,
+        }
+    )
+
+
+def _detected(detectors: Sequence[ResourceDetector]) -> Resource:
+    if all(isinstance(detector, _Known) for detector in detectors):
+        resource = _sdk_resource()
+        for detector in detectors:
+            resource = resource.merge(detector.detect())
+        return resource
+    return get_aggregated_resources(detectors, _sdk_resource())
+
+
+def _detectors(reading: Reading, instance_id: str, from_environment: Mapping[str, str]) -> Sequence[ResourceDetector]:
+    known = {
+        "service_instance": _Known({INSTANCE_ID: instance_id}),
+        "otel": _Known(from_environment),
+    }
+    named = values.listed(reading.text(_DETECTORS) or "")
+    order = list(dict.fromkeys([*(() if "service_instance" in named else ("service_instance",)), *named, "otel"]))
+    if order == list(known):
+        return list(known.values())
+    installed = {point.name: point for point in entry_points(group=_GROUP)}
+    if "*" in order:
+        place = order.index("*")
+        order[place : place + 1] = sorted(set(installed) - set(order))
+    detectors: list[ResourceDetector] = []
+    for name in order:
+        if name in known:
+            detectors.append(known[name])
+            continue
+        try:
+            detectors.append(_load(installed, name))
+        except UnfitError as unfit:
+            reading.wrong(_DETECTORS, shown(name), str(unfit))
+    return detectors
+
+
+def _load(installed: Mapping[str, Any], name: str) -> ResourceDetector:
+    if name not in installed:
+        raise UnfitError(", ".join(["*", *sorted(installed)]))
+    try:
+        detector = installed[name].load()()
+    except Exception as error:
+        raise UnfitError(f"a detector that can be loaded (this one fails: {error!r})") from error
+    if not isinstance(detector, ResourceDetector) or isinstance(detector, OTELResourceDetector):
+        raise UnfitError("the name of a resource detector")
+    return detector

@@ -1,0 +1,180 @@
+"""Parsers of single values, by the rules of the OpenTelemetry specification for environment variables.
+
+Each takes the text of a variable and returns its value, or raises `UnfitError` with what is allowed, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from urllib.parse import unquote
+
+from clew.settings.problems import UnfitError
+
+MOST = 2**31 - 1
+
+_WHOLE = re.compile(r"[0-9]{1,10}")
+_DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
+_HOST_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(\.?{_HOST_LABEL}(\.{_HOST_LABEL})*|\[[0-9A-Fa-f:.]{{2,45}}\])(:(?P<port>[0-9]{{1,5}}))?")
+
+_RESERVED = ("operation.name", "error.type", "trace_id", "span_id")
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false`` in any case, nothing else."""
+    lower = text.lower()
+    if lower not in ("true", "false"):
+        raise UnfitError("true or false")
+    return lower == "true"
+
+
+def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
+            raise UnfitError(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def decimal(least: float, most: float, unit: str = "") -> Callable[[str], float]:
+    """Return a parser of decimal numbers from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        if not _DECIMAL.fullmatch(text) or not least <= float(text) <= most:
+            raise UnfitError(f"a number{unit and f' of {unit}'} from {least:g} to {most:g}")
+        return float(text)
+
+    return parse
+
+
+def interval(text: str) -> float:
+    """Milliseconds, at least 1; seconds are returned."""
+    if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MOST:
+        raise UnfitError(f"a whole number of milliseconds from 1 to {MOST}")
+    return int(text) / 1000
+
+
+def timeout(text: str) -> float:
+    """Milliseconds, where 0 means no limit; seconds are returned, infinity for no limit."""
+    if not _WHOLE.fullmatch(text) or int(text) > MOST:
+        raise UnfitError(f"a whole number of milliseconds from 0 (no limit) to {MOST}")
+    return int(text) / 1000 or math.inf
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a parser of one of these names, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise UnfitError(", ".join(names))
+        return text.lower()
+
+    return parse
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Split at commas; white space, empty items and repetitions go."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+
+
+def header_name(text: str) -> str:
+    """The name of an HTTP header: a token of RFC 9110."""
+    if not _TOKEN.fullmatch(text) or len(text) > 100:
+        raise UnfitError("the name of an HTTP header: 1 to 100 letters, digits and !#$%&'*+-.^_`|~")
+    return text
+
+
+def attribute_name(text: str) -> str:
+    """The name of an attribute that is not one of `clew`'s own."""
+    if not _ATTRIBUTE.fullmatch(text) or text in _RESERVED or text.startswith("otel."):
+        raise UnfitError(
+            "1 to 64 letters, digits, _ and ., beginning with a letter or _, "
+            f"and none of {', '.join(_RESERVED)} or otel.*, which mean something else"
+        )
+    return text
+
+
+def hosts(text: str) -> tuple[str, ...]:
+    """Hosts that a request ID may go to, in lower case: ``host`` or ``.suffix``, each with an optional port."""
+    found = listed(text)
+    for item in found:
+        match = _HOST.fullmatch(item)
+        if not match or len(item) > 260 or (match["port"] and not 1 <= int(match["port"]) <= 65535):
+            raise UnfitError("hosts between commas, each an exact host or a .suffix, with an optional :port")
+    if not found:
+        raise UnfitError("at least one host")
+    return tuple(item.lower() for item in found)
+
+
+def is_dotted(name: str) -> bool:
+    """Tell whether a name is Python identifiers between dots."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def exception_names(text: str) -> tuple[str, ...]:
+    """Dotted names of exception types, such as ``django.http.Http404``."""
+    found = listed(text)
+    if not found or not all(map(is_dotted, found)):
+        raise UnfitError("dotted names of exception types between commas, such as django.http.Http404,KeyError")
+    return found
+
+
+def measure_patterns(text: str) -> tuple[str, ...]:
+    """What to measure without code: ``module:name``, ``module:Class.method`` or ``module:*``."""
+    found = listed(text)
+    for item in found:
+        module, colon, name = item.partition(":")
+        if not colon or not is_dotted(module) or not (name == "*" or is_dotted(name)):
+            raise UnfitError("module:function, module:Class.method or module:* between commas, such as shop.orders:*")
+    if not found:
+        raise UnfitError("at least one module:function")
+    return found
+
+
+def _decoded(text: str) -> str:
+    if _BARE_PERCENT.search(text):
+        raise UnfitError("percent-encoded text: a percent sign itself is written %25")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise UnfitError("percent-encoded UTF-8") from None
+
+
+def _pairs(text: str) -> Iterable[tuple[str, str]]:
+    for item in text.split(","):
+        name, equals, value = item.partition("=")
+        if item.strip():
+            if not equals or not name.strip():
+                raise UnfitError("name=value pairs between commas; a comma in a value is written %2C")
+            yield name.strip(), value.strip()
+
+
+def resource_attributes(text: str) -> dict[str, str]:
+    """``OTEL_RESOURCE_ATTRIBUTES``: ``name=value`` pairs, names and values percent-encoded; of a repeated name the last
+    counts. One error makes the whole text unfit, as the specification of the resource has it."""
+    return {_decoded(name): _decoded(value) for name, value in _pairs(text)}
+
+
+def headers(text: str) -> tuple[tuple[str, str], ...]:
+    """``OTEL_EXPORTER_OTLP_HEADERS``: ``name=value`` pairs, values percent-encoded; names are returned in lower case.
+
+    A value may have spaces and other printable characters as they are, which other implementations take too.
+    """
+    found: dict[str, str] = {}
+    for name, value in _pairs(text):
+        plain = value if _BARE_PERCENT.search(value) else _decoded(value)
+        if not _TOKEN.fullmatch(name):
+            raise UnfitError("name=value pairs between commas, each name an HTTP header's")
+        if not _PRINTABLE.fullmatch(plain):
+            raise UnfitError("name=value pairs between commas, each value printable ASCII once it is percent-decoded")
+        found[name.lower()] = plain
+    return tuple(found.items())

@@ -1,0 +1,236 @@
+"""The providers of the three signals that `clew.configure()` works with: built by `clew`, or by the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry._logs import get_logger_provider, set_logger_provider
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from clew import lifetime, pipeline, providers
+from clew.adoption import ForeignProvider, is_foreign, say_what_lacks
+from clew.diagnostics import say_once
+from clew.log_records import RequestIdLogRecordProcessor
+from clew.metrics import sdk
+from clew.providers import Built, Environment, Given
+from clew.settings import ConfigurationError, Problem, Settings, resource_in_child
+from clew.spans import RequestIdSpanProcessor
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+    from clew.config_file import ConfigFile
+
+_DEFAULT_PROPAGATORS = ("tracecontext", "baggage", "request_id")
+
+
+@dataclass
+class Signals:
+    """What is measured, traced and logged with.
+
+    Attributes:
+        enabled: False where OpenTelemetry is turned off.
+        parts: What delivers: readers and processors of ours or given in code, and providers that a file describes.
+        foreign: The providers that the application built, which are flushed and never shut down.
+        readers_added: The readers given in code for a MeterProvider that the application built.
+    """
+
+    resource: Resource
+    instance_id_given: bool
+    enabled: bool = True
+    meter_provider: metrics.MeterProvider = field(default_factory=metrics.NoOpMeterProvider)
+    tracer_provider: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
+    logger_provider: Any = None
+    parts: list[Any] = field(default_factory=list)
+    foreign: list[ForeignProvider] = field(default_factory=list)
+    readers_added: list[MetricReader] = field(default_factory=list)
+
+    def restart_in_child(self) -> None:
+        """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
+        self.resource = resource_in_child(self.resource, instance_id_given=self.instance_id_given)
+        if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
+            sdk.restart_metrics_in_child(self.meter_provider, self.resource)
+        for provider in (self.tracer_provider, self.logger_provider):
+            if provider in pipeline.ours:
+                sdk.set_resource(provider, self.resource)
+        for part in self.parts:
+            if hasattr(part, "restart_in_child"):
+                part.restart_in_child()
+
+    def take(self, built: Built) -> bool:
+        """Take over what was built; False where there is no provider."""
+        if built.provider is None:
+            return False
+        pipeline.ours.add(built.provider)
+        self.parts += built.parts
+        return True
+
+    def leave_foreign(self) -> None:
+        """Take the readers given in code out of the application's MeterProvider."""
+        for reader in self.readers_added:
+            try:
+                self.meter_provider.remove_metric_reader(reader)  # type: ignore[attr-defined]
+            except Exception as error:
+                say_once("remove reader", "A reader could not be taken from the application's provider: %s", error)
+
+
+_UNSET: Mapping[str, Mapping[str, Any]] = {
+    "OTEL_METRICS_EXPORTER": {"metric_exporters": ("otlp",)},
+    "OTEL_TRACES_EXPORTER": {"span_exporters": ("otlp",)},
+    "OTEL_LOGS_EXPORTER": {"log_exporters": ("otlp",)},
+    "OTEL_TRACES_SAMPLER": {"sampler": "parentbased_always_on", "sampler_argument": None},
+    "OTEL_CONFIG_FILE": {"config_file": None},
+}
+"""The variables that can turn out to be wrong when something is built of them, and what stands for them unset."""
+
+
+def build(settings: Settings, given: Given, resource: Any) -> Signals:
+    """Build the providers that the application has not set, and set them and the propagators.
+
+    Raises:
+        ConfigurationError: Something cannot be built; nothing is set then.
+    """
+    while True:
+        try:
+            return _build(settings, given, resource)
+        except ConfigurationError as error:
+            unset: dict[str, Any] = {}
+            for problem in error.problems:
+                unset.update(_UNSET.get(problem.name, {}))
+            again = replace(settings, **unset)
+            if settings.strict or again == settings:
+                raise
+            say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
+            settings = again
+
+
+def _build(settings: Settings, given: Given, resource: Any) -> Signals:
+    source: Environment | ConfigFile = Environment(settings, given)
+    if settings.config_file is not None and not settings.disabled:
+        from clew.config_file import ConfigFile
+
+        source = ConfigFile(settings, given, resource)
+    signals = Signals(source.resource, source.instance_id_given, enabled=not source.disabled)
+    if source.disabled:
+        propagate.set_global_textmap(propagator(settings))
+        return signals
+    if signals.instance_id_given and lifetime.is_multiprocessing_child():
+        signals.resource = source.resource = resource_in_child(signals.resource, instance_id_given=True)
+    meters, tracers, loggers = metrics.get_meter_provider(), trace.get_tracer_provider(), get_logger_provider()
+    problems: list[Problem] = []
+
+    def built(provider: Any, make: Callable[[], Built]) -> Built | None:
+        try:
+            return None if is_foreign(provider) else make()
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+            return None
+
+    of_metrics = built(meters, source.metrics)
+    of_spans = built(tracers, source.spans)
+    of_logs = built(loggers, source.logs)
+    try:
+        propagators = source.propagator() or propagator(settings)
+    except ConfigurationError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(dict.fromkeys(problems))
+
+    if of_metrics is None:
+        _use_meters(signals, meters, settings, given)
+    elif signals.take(of_metrics):
+        signals.meter_provider = of_metrics.provider
+        if meters not in pipeline.ours:
+            metrics.set_meter_provider(of_metrics.provider)
+    if of_spans is None:
+        _use_tracers(signals, tracers, given)
+    elif signals.take(of_spans):
+        signals.tracer_provider = of_spans.provider
+        if tracers not in pipeline.ours:
+            trace.set_tracer_provider(of_spans.provider)
+    if of_logs is None:
+        _use_loggers(signals, loggers, given)
+    elif signals.take(of_logs):
+        signals.logger_provider = of_logs.provider
+        if loggers not in pipeline.ours:
+            set_logger_provider(of_logs.provider)
+    propagate.set_global_textmap(propagators)
+    source.instrument()
+    return signals
+
+
+def propagator(settings: Settings) -> CompositePropagator:
+    """Make the propagators that ``OTEL_PROPAGATORS`` names, or else `clew`'s."""
+    names = settings.propagators if settings.propagators is not None else _DEFAULT_PROPAGATORS
+    found = [entry_points(group="opentelemetry_propagator", name=name) for name in names]
+    return CompositePropagator([next(iter(points)).load()() for points in found])
+
+
+# providers that the application built
+
+_given_to: WeakSet[Any] = WeakSet()
+"""The application's providers that have a processor of ours for request IDs already."""
+
+
+def _use_meters(signals: Signals, provider: Any, settings: Settings, given: Given) -> None:
+    say_what_lacks(provider)
+    signals.meter_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if given.views:
+        _say_unused("views", "MeterProvider")
+    if given.metrics is not None:
+        if not isinstance(provider, MeterProvider):
+            _say_unused("metric_exporters and metric_readers", "MeterProvider")
+            return
+        for reader in providers.metric_readers(settings, given.metrics):
+            provider.add_metric_reader(reader)
+            signals.readers_added.append(reader)
+        signals.parts += signals.readers_added
+
+
+def _use_tracers(signals: Signals, provider: Any, given: Given) -> None:
+    signals.tracer_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if not isinstance(provider, TracerProvider):
+        if given.span_processors:
+            _say_unused("span_processors", "TracerProvider")
+        return
+    if provider not in _given_to:
+        _given_to.add(provider)
+        provider.add_span_processor(RequestIdSpanProcessor())
+    for processor in given.span_processors or ():
+        provider.add_span_processor(processor)
+        signals.parts.append(processor)
+
+
+def _use_loggers(signals: Signals, provider: Any, given: Given) -> None:
+    signals.logger_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if not isinstance(provider, LoggerProvider):
+        if given.log_processors:
+            _say_unused("log_processors", "LoggerProvider")
+        return
+    if provider not in _given_to:
+        _given_to.add(provider)
+        sdk.put_first(provider, RequestIdLogRecordProcessor())
+    for processor in given.log_processors or ():
+        provider.add_log_record_processor(processor)
+        signals.parts.append(processor)
+
+
+def _say_unused(arguments: str, kind: str) -> None:
+    say_once(
+        ("unused", arguments),
+        "The application has set a %s of its own, which clew works with; the %s given to clew.configure() are not used",
+        kind,
+        arguments,
+    )
