@@ -37,10 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="From a metric to the requests behind it: see what a system does, then follow one request.",
     )
     parser.add_argument("--version", action="version", version=f"clew {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for add in (_add_local, _add_report, _add_follow, _add_around):
         add(commands)
     chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help(sys.stderr)
+        return WRONG_USE
     run: Callable[[argparse.Namespace], int] = chosen.run
     try:
         return run(chosen)

@@ -5,7 +5,7 @@ The package `opentelemetry-configuration` (the extra ``clew[config]``) reads the
 measured. The file alone says where data goes and how; of the environment those variables count that it names itself
 (``${NAME}``), and those of `clew`. What is different from `configure_sdk`: exemplars carry request IDs unless the file
 names an exemplar filter, the resource has a ``service.instance.id``, and where the file names no propagators there are
-those that ``OTEL_PROPAGATORS`` names or `clew`'s.
+`clew`'s.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk/
 """
@@ -13,8 +13,10 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk/
 from __future__ import annotations
 
 import atexit
+import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from opentelemetry.propagators.textmap import TextMapPropagator
@@ -140,9 +142,31 @@ class ConfigFile:
 
     def _made(self, make: Callable[[], T]) -> T:
         try:
-            return make()
+            with _heard_on_success():
+                return make()
         except Exception as error:  # the package's own error, or whatever a plug-in raises
             raise self._wrong(f"a file that can be used; this fails: {error}") from error
 
     def _wrong(self, allowed: str) -> ConfigurationError:
         return ConfigurationError([Problem(_VARIABLE, shown(self._path), allowed)])
+
+
+@contextmanager
+def _heard_on_success() -> Iterator[None]:
+    """Hold back what the package logs until it is known that it does not raise the same."""
+    package = logging.getLogger("opentelemetry.configuration")
+    records: list[logging.LogRecord] = []
+    held = logging.Handler()
+    held.emit = records.append  # type: ignore[method-assign]
+    propagates, package.propagate = package.propagate, False
+    package.addHandler(held)
+    try:
+        yield
+    except BaseException:
+        records.clear()
+        raise
+    finally:
+        package.removeHandler(held)
+        package.propagate = propagates
+        for record in records:
+            logging.getLogger(record.name).handle(record)

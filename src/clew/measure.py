@@ -23,29 +23,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
 
+Attributes = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
+
 LONGEST_NAME = 255
 
-
-class _Given:
-    """What `clew.measure` was given besides a name."""
-
-    __slots__ = ("attributes", "expected", "failed", "fits_block", "span")
-
-    def __init__(
-        self,
-        attributes: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
-        expected: tuple[type[BaseException], ...] = (),
-        failed: Callable[[Any], object] | None = None,
-        span: bool | None = None,
-    ) -> None:
-        self.attributes = attributes
-        self.expected = expected
-        self.failed = failed
-        self.span = span
-        self.fits_block = failed is None and not callable(attributes)
-
-
-_NOTHING = _Given()
+_NO_EXCEPTIONS: tuple[type[BaseException], ...] = ()
 
 
 class Measure:
@@ -55,16 +37,14 @@ class Measure:
     single-use, like the managers of `contextlib`.
     """
 
-    __slots__ = ("_entered", "_given", "_link", "_name", "_run", "_started")
+    __slots__ = ("_link", "_name", "_run", "_started")
 
     _link: Link | None
     _run: Run | None
-    _started: int
 
-    def __init__(self, name: str | None, given: _Given = _NOTHING) -> None:
+    def __init__(self, name: str | None) -> None:
         self._name = name
-        self._given = given
-        self._entered = False
+        self._started: int | None = None
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -72,52 +52,64 @@ class Measure:
     def __call__(self, function: M, /) -> M: ...
     def __call__(self, function: Any, /) -> Any:
         """Decorate a function, coroutine function, generator function, method, classmethod or staticmethod."""
+        return self._decorate(function, None, (), None, None)
+
+    def _decorate(
+        self,
+        function: Any,
+        attributes: Attributes | None,
+        expected: tuple[type[BaseException], ...],
+        failed: Callable[[Any], object] | None,
+        span: bool | None,
+    ) -> Any:
         if isinstance(function, (staticmethod, classmethod)):
-            return type(function)(self(function.__func__))
+            return type(function)(self._decorate(function.__func__, attributes, expected, failed, span))
         if inspect.isclass(function) or not callable(function):
             raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
         name = self._name or checked_name(_qualified_name(function))
-        given, attributes = self._given, self._given.attributes
         constant: dict[str, Value] = {}
         compute: Computed | None = None
         if callable(attributes):
             compute = Computed(attributes, function, name)
         elif attributes is not None:
             constant = clean(attributes)
-        return wrap(function, Site(name, constant, compute, given.expected, given.failed, given.span))
+        return wrap(function, Site(name, constant, compute, expected, failed, span))
 
     def __enter__(self) -> Measure:
-        if self._entered or self._name is None or not self._given.fits_block:
-            self._refuse()
-        self._entered = True
-        self._link = self._run = None
+        if self._started is not None:
+            self._refuse_again()
         current = pipeline.current
         if current is not None:
-            link = current.block_links.get(self._name) if self._given is _NOTHING else None
-            if link is None:
-                self._enter_the_long_way(self._name, current)
-            else:
+            link = current.block_links.get(self._name)  # type: ignore[arg-type]
+            if link is not None:
                 link.local.shard.started += 1
                 self._link = link
                 self._started = clock()
+                return self
+        self._enter_the_long_way(current)
         return self
 
-    def _enter_the_long_way(self, name: str, current: pipeline.Pipeline) -> None:
-        given = self._given
-        if given is _NOTHING and name not in current.block_links:
-            current.add_block(name)
-        cleaned = clean(given.attributes) if isinstance(given.attributes, Mapping) else {}
-        self._run = begin(current, name, cleaned, key_of(cleaned), given.expected, span=given.span)
+    def _enter_the_long_way(self, current: pipeline.Pipeline | None) -> None:
+        self._begin(current, {}, (), None)
+        if current is not None and self._name is not None and self._name not in current.block_links:
+            current.add_block(self._name)
 
-    def _refuse(self) -> NoReturn:
+    def _begin(
+        self,
+        current: pipeline.Pipeline | None,
+        attributes: Mapping[str, Any],
+        expected: tuple[type[BaseException], ...],
+        span: bool | None,
+    ) -> None:
         if self._name is None:
             raise TypeError('A block has no name of its own: write `with clew.measure("its name"):`')
-        if not self._given.fits_block:
-            given = "failed" if self._given.failed is not None else "a callable for attributes"
-            raise TypeError(
-                f"clew.measure({self._name!r}): {given} looks at a call, and a block has none; use m.set() and "
-                "m.fail() inside it"
-            )
+        self._started = 0
+        self._link = self._run = None
+        if current is not None:
+            cleaned = clean(attributes)
+            self._run = begin(current, self._name, cleaned, key_of(cleaned), expected, span=span)
+
+    def _refuse_again(self) -> NoReturn:
         raise RuntimeError(
             f"This clew.measure({self._name!r}) block has been entered before; a block is single-use: write "
             f"`with clew.measure({self._name!r}):` each time"
@@ -132,8 +124,8 @@ class Measure:
                 self._run.end(error)
                 self._run = None
             return
-        nanoseconds = clock() - self._started
-        self._link = None
+        nanoseconds = clock() - self._started  # type: ignore[operator]
+        self._link = self._run = None
         shard = link.local.shard  # asked again, since a block may be left in another thread
         if error is not None:
             link.end(shard, nanoseconds, error)
@@ -181,16 +173,53 @@ class Measure:
     def _tell(self, what: str, *told: Any) -> None:
         """Tell the run, for which it has to be one that can be told."""
         try:
-            if self._entered and self._link is not None:
+            if self._started is None:
+                say_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
+                return
+            if self._link is not None:
                 operation, self._link = self._link.operation, None
                 assert self._name is not None
                 self._run = Run(operation.pipeline, self._name, {}, (), (), span=False, started=self._started)
-            if not self._entered:
-                say_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
-            elif self._run is not None:
+            if self._run is not None:
                 getattr(self._run, what)(*told)
         except Exception as trouble:
             say_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
+
+
+class _Given(Measure):
+    """A `Measure` that was given more than a name."""
+
+    __slots__ = ("_attributes", "_expected", "_failed", "_span")
+
+    def __init__(
+        self,
+        name: str | None,
+        attributes: Attributes | None,
+        expected: tuple[type[BaseException], ...],
+        failed: Callable[[Any], object] | None,
+        span: bool | None,
+    ) -> None:
+        super().__init__(name)
+        self._attributes = attributes
+        self._expected = expected
+        self._failed = failed
+        self._span = span
+
+    def __call__(self, function: Any, /) -> Any:
+        return self._decorate(function, self._attributes, self._expected, self._failed, self._span)
+
+    def __enter__(self) -> Measure:
+        if self._started is not None:
+            self._refuse_again()
+        attributes = self._attributes
+        if callable(attributes) or self._failed is not None:
+            given = "failed" if self._failed is not None else "a callable for attributes"
+            raise TypeError(
+                f"clew.measure({self._name!r}): {given} looks at a call, and a block has none; use m.set() and "
+                "m.fail() inside it"
+            )
+        self._begin(pipeline.current, attributes or {}, self._expected, self._span)
+        return self
 
 
 class Site:
@@ -290,7 +319,7 @@ def measure(
     name: str | None = None,
     /,
     *,
-    attributes: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+    attributes: Attributes | None = None,
     expected: type[BaseException] | tuple[type[BaseException], ...] = (),
     failed: Callable[[Any], object] | None = None,
     span: bool | None = None,
@@ -299,8 +328,8 @@ def measure(
     name: Any = None,
     /,
     *,
-    attributes: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
-    expected: type[BaseException] | tuple[type[BaseException], ...] = (),
+    attributes: Attributes | None = None,
+    expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_EXCEPTIONS,
     failed: Callable[[Any], object] | None = None,
     span: bool | None = None,
 ) -> Any:
@@ -325,7 +354,7 @@ def measure(
         TypeError: An argument is of the wrong type, or the callable wants a parameter the function has not.
         ValueError: The name is empty, too long or not printable.
     """
-    plain = attributes is None and expected == () and failed is None and span is None
+    plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
     if plain and name.__class__ is str and name in _checked:
         return Measure(name)
     if name is not None and not isinstance(name, str):
@@ -337,10 +366,10 @@ def measure(
     owner = "clew.measure" if name is None else f"clew.measure({name!r})"
     if attributes is not None and not callable(attributes) and not isinstance(attributes, Mapping):
         raise TypeError(f"{owner}: attributes takes a mapping or a callable, not {attributes!r}")
-    if expected != ():
+    if expected != _NO_EXCEPTIONS:
         expected = exception_types(expected, owner)
     if failed is not None and not callable(failed):
         raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
     if plain:
         return Measure(name)
-    return Measure(name, _Given(attributes, expected, failed, span))
+    return _Given(name, attributes, expected, failed, span)

@@ -21,6 +21,7 @@ from opentelemetry.propagators.textmap import (
 )
 from opentelemetry.trace import Span, SpanKind, get_current_span
 
+from clew import redirects
 from clew.hosts import is_allowed, target_of_attributes
 from clew.request import RequestCell, accept, cell_in, policy, request_id_in, with_cell
 
@@ -38,7 +39,7 @@ class CarrierCell(RequestCell):
     It may be bound before anybody has named the request; spans started until then get the ID when it comes.
     """
 
-    __slots__ = ("_carrier", "_getter", "_name", "_waiting", "ended", "failure", "headers", "is_served")
+    __slots__ = ("_carrier", "_getter", "_name", "_waiting", "around", "ended", "failure", "headers", "is_served")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class CarrierCell(RequestCell):
         self.headers = headers
         self.is_served = is_served
         self.ended = False
+        self.around: Context | None = None
         self.failure: str | None = None
         super().__init__(request_id, outer)
 
@@ -120,7 +122,10 @@ class RequestIdPropagator(TextMapPropagator):
         if request_id is None:
             return
         with suppress(Exception):
-            if policy.hosts is None or is_allowed(_target(context), policy.hosts):
+            if policy.hosts is None:
+                setter.set(carrier, policy.header, request_id)
+            elif is_allowed(_target(context), policy.hosts):
+                redirects.attend(carrier)
                 setter.set(carrier, policy.header, request_id)
             else:
                 _remove(carrier, request_id)

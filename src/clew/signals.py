@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -23,6 +23,7 @@ from clew.log_records import RequestIdLogRecordProcessor
 from clew.metrics import sdk
 from clew.providers import Built, Environment, Given
 from clew.settings import ConfigurationError, Problem, Settings, resource_in_child
+from clew.settings.resource import INSTANCE_ID
 from clew.spans import RequestIdSpanProcessor
 
 if TYPE_CHECKING:
@@ -56,12 +57,15 @@ class Signals:
 
     def restart_in_child(self) -> None:
         """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
-        self.resource = resource_in_child(self.resource, instance_id_given=self.instance_id_given)
+        own = resource_in_child(self.resource, instance_id_given=self.instance_id_given).attributes[INSTANCE_ID]
+        identity = Resource(
+            {INSTANCE_ID: own}
+        )  # and nothing more: other attributes of a process are the SDK's to renew
         if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
-            sdk.restart_metrics_in_child(self.meter_provider, self.resource)
+            sdk.restart_metrics_in_child(self.meter_provider, identity)
         for provider in (self.tracer_provider, self.logger_provider):
             if provider in pipeline.ours:
-                sdk.set_resource(provider, self.resource)
+                sdk.update_resource(provider, identity)
         for part in self.parts:
             if hasattr(part, "restart_in_child"):
                 part.restart_in_child()
@@ -83,37 +87,12 @@ class Signals:
                 say_once("remove reader", "A reader could not be taken from the application's provider: %s", error)
 
 
-_UNSET: Mapping[str, Mapping[str, Any]] = {
-    "OTEL_METRICS_EXPORTER": {"metric_exporters": ("otlp",)},
-    "OTEL_TRACES_EXPORTER": {"span_exporters": ("otlp",)},
-    "OTEL_LOGS_EXPORTER": {"log_exporters": ("otlp",)},
-    "OTEL_TRACES_SAMPLER": {"sampler": "parentbased_always_on", "sampler_argument": None},
-    "OTEL_CONFIG_FILE": {"config_file": None},
-}
-"""The variables that can turn out to be wrong when something is built of them, and what stands for them unset."""
-
-
 def build(settings: Settings, given: Given, resource: Any) -> Signals:
     """Build the providers that the application has not set, and set them and the propagators.
 
     Raises:
         ConfigurationError: Something cannot be built; nothing is set then.
     """
-    while True:
-        try:
-            return _build(settings, given, resource)
-        except ConfigurationError as error:
-            unset: dict[str, Any] = {}
-            for problem in error.problems:
-                unset.update(_UNSET.get(problem.name, {}))
-            again = replace(settings, **unset)
-            if settings.strict or again == settings:
-                raise
-            say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
-            settings = again
-
-
-def _build(settings: Settings, given: Given, resource: Any) -> Signals:
     source: Environment | ConfigFile = Environment(settings, given)
     if settings.config_file is not None and not settings.disabled:
         from clew.config_file import ConfigFile

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clew import lifetime, pipeline
 from clew.__about__ import __version__
 from clew.delivery import PeriodicReader, deliver
+from clew.diagnostics import say_once
 from clew.failures import Expected
 from clew.metrics.recorder import PortableRecorder
 from clew.metrics.sharded import ShardedMeterProvider, recorder_for
@@ -103,7 +104,7 @@ class Telemetry:
         with _lock:
             if _configured is self:
                 _configured = None
-                pipeline.use(None)
+                _use(None)
                 if self._signals.logger_provider is not None:
                     log_records().uninstall()
 
@@ -121,7 +122,7 @@ class Telemetry:
         settings, signals = self.settings, self._signals
         meter_provider = signals.meter_provider
         self._start()
-        pipeline.use(
+        _use(
             pipeline.Pipeline(
                 meter_provider,
                 recorder_for(meter_provider)
@@ -143,6 +144,14 @@ class Telemetry:
         for part in self._signals.parts:
             if isinstance(part, PeriodicReader):
                 part.start()
+
+
+def _use(following: pipeline.Pipeline | None) -> None:
+    """Make `following` the current pipeline; what began in a provider of the application's own still ends there."""
+    before = pipeline.current
+    pipeline.use(following)
+    if before is not None and before.meter_provider not in pipeline.ours:
+        before.is_open = True
 
 
 def log_records() -> Any:
@@ -200,20 +209,36 @@ def configure(
             if _configured._arguments != arguments:
                 raise ConfigurationError(_differences(_configured._arguments, arguments))
             return _configured
-        loaded = _load(given, resource=resource, **settings)
-        telemetry = Telemetry(loaded, arguments, build(loaded, given, resource))
+        loaded, signals = _built(given, resource=resource, **settings)
+        telemetry = Telemetry(loaded, arguments, signals)
         _set_policy(loaded)
-        if telemetry._signals.enabled:
+        if signals.enabled:
             telemetry._begin()
             lifetime.attend(telemetry)
         _configured = telemetry
         return telemetry
 
 
-def _load(given: Given, **settings: Any) -> Settings:
+def _built(given: Given, **settings: Any) -> tuple[Settings, Signals]:
+    """Read the settings and build what they say; a variable is treated as unset where it is wrong and not strict."""
+    environ = dict(os.environ)
+    while True:
+        loaded = _loaded(environ, given, **settings)
+        try:
+            return loaded, build(loaded, given, settings["resource"])
+        except ConfigurationError as error:  # what cannot be made of values that could be read
+            wrong = environ.keys() & {problem.name for problem in error.problems}
+            if loaded.strict or not wrong:
+                raise
+            say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
+            for name in wrong:
+                del environ[name]
+
+
+def _loaded(environ: Mapping[str, str], given: Given, **settings: Any) -> Settings:
     problems = given.problems()
     try:
-        loaded = load_settings(os.environ, strict=True, **settings)
+        loaded = load_settings(environ, strict=True, **settings)
     except ConfigurationError as error:
         raise ConfigurationError([*error.problems, *problems]) from None
     if problems:

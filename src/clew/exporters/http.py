@@ -7,7 +7,7 @@ import math
 import time
 import zlib
 from email.utils import parsedate_to_datetime
-from http.client import BadStatusLine
+from http.client import BadStatusLine, RemoteDisconnected
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +17,7 @@ from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
 from clew.exporters.otlp import Answer, excerpt
 from clew.settings import OtlpSettings
+from clew.settings.problems import masked_url
 
 _RETRYABLE = (429, 502, 503, 504)
 _LONGEST_ANSWER = 65_536
@@ -96,7 +97,8 @@ def _answer(response: requests.Response, body: bytes) -> Answer:
         return Answer(body=body, media=media)
     reason = f"HTTP {status} {response.reason or ''}".rstrip()
     if 300 <= status < 400:
-        return Answer(f"{reason} to {response.headers.get('location', 'nowhere')}; redirects are not followed")
+        place = masked_url(response.headers.get("location", "nowhere"))
+        return Answer(f"{reason} to {place}; redirects are not followed")
     told = _status_message(body) if "protobuf" in media else excerpt(body) if body else ""
     reason = f"{reason}: {told}" if told else reason
     return Answer(reason, retry=status in _RETRYABLE, pause=_retry_after(response.headers.get("retry-after")))
@@ -136,7 +138,7 @@ def _innermost(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    if isinstance(error, BadStatusLine):
+    if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
         return f"it answered with something that is not HTTP: {str(error).strip()}"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text or type(error).__name__

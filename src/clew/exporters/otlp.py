@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from clew.delivery.destination import UndeliveredError
+from clew.diagnostics import say_once
 from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC
 
@@ -85,7 +86,7 @@ class _Road:
             answer = self._transport.send(payload, left)
             if answer.reason is None:
                 self._worked = True
-                _read_answer(answer, response, number_rejected)
+                self._read(answer, response, number_rejected)
                 return
             if not answer.retry or (self._closing.is_set() and not self._worked):
                 raise UndeliveredError(answer.reason)
@@ -103,6 +104,15 @@ class _Road:
             return 0.0  # a connection that was kept open and has been closed at the other end
         base = 0.1 if self._closing.is_set() else 1.0
         return float(min(base * 2.0**attempt, _LONGEST_PAUSE) * random.uniform(0.8, 1.2))
+
+    def _read(self, answer: Answer, response: Any, number_rejected: Callable[[Any], int]) -> None:
+        rejected, reason = _understand(answer, response, number_rejected)
+        if rejected > 0:
+            raise UndeliveredError(reason or "it gave no reason", rejected)
+        if reason:
+            say_once(
+                ("told", self.settings.label, reason), "%s took everything, and says: %r", self.settings.label, reason
+            )
 
     def hurry(self, deadline: float) -> None:
         self._end = min(self._end, deadline)
@@ -133,10 +143,10 @@ def _connect(settings: OtlpSettings) -> Transport:
     return HttpTransport(settings)
 
 
-def _read_answer(answer: Answer, response: Any, number_rejected: Callable[[Any], int]) -> None:
-    """Understand what the endpoint says it did with the data it took."""
+def _understand(answer: Answer, response: Any, number_rejected: Callable[[Any], int]) -> tuple[int, str]:
+    """Return how many items the endpoint says it has rejected, and what it says about the export."""
     if not answer.body:
-        return
+        return 0, ""
     if "json" in answer.media:  # some backends answer so whatever they were sent in
         try:
             said = json.loads(answer.body)
@@ -152,8 +162,7 @@ def _read_answer(answer: Answer, response: Any, number_rejected: Callable[[Any],
             raise UndeliveredError(_garbage(answer)) from None
         rejected = number_rejected(response.partial_success)
         reason = response.partial_success.error_message
-    if rejected > 0:
-        raise UndeliveredError(reason or "it gave no reason", rejected)
+    return rejected, reason
 
 
 def _garbage(answer: Answer) -> str:

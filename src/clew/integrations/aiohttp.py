@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import aiohttp
-from yarl import URL
 
 from clew.integrations.onward import pass_on
+from clew.redirects import redirect_target
 
 __all__ = ["instrument"]
 
@@ -49,9 +49,4 @@ async def _before_redirect(
     _session: aiohttp.ClientSession, _context: Any, call: aiohttp.TraceRequestRedirectParams
 ) -> None:
     """The same headers go on to where the response points."""
-    location = call.response.headers.get("Location") or call.response.headers.get("URI") or ""
-    try:
-        target = str(call.url.join(URL(location)))
-    except ValueError:
-        target = ""
-    pass_on(call.headers, target)
+    pass_on(call.headers, redirect_target(call.url, call.response))

@@ -59,10 +59,15 @@ _FUNCTIONS: dict[tuple[str, str], Callable[[Mapping[str, Any]], tuple[bool, bool
 _MODULES = frozenset(module for module, _ in _FUNCTIONS)
 
 
+def _is_any_loaded() -> bool:
+    loaded = sys.modules
+    return any(module in loaded for module in _MODULES)
+
+
 def look_at_stack(frame: FrameType | None) -> Measurers:
     """Look at `frame` and all that called it."""
     seen = Measurers()
-    if _MODULES.isdisjoint(sys.modules):
+    if not _is_any_loaded():
         return seen
     while frame is not None:
         _look_at(frame, seen)
@@ -96,7 +101,7 @@ def _look_at(frame: FrameType, seen: Measurers) -> None:
 def look_inside(app: Any) -> Measurers:
     """Look at the applications that `app` is made of, layer by layer, for those that would measure its requests."""
     seen = Measurers()
-    if _MODULES.isdisjoint(sys.modules):
+    if not _is_any_loaded():
         return seen
     for layer in _layers(app):
         module = _contrib_module(layer)

@@ -6,6 +6,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from clew.hosts import is_allowed, target_of_url
+from clew.redirects import hold_back
 from clew.request import policy, request_id
 
 
@@ -23,5 +24,5 @@ def pass_on(headers: MutableMapping[str, Any], url: str) -> None:
     if policy.hosts is None or is_allowed(target_of_url(url), policy.hosts):
         if header not in headers:
             headers[header] = name
-    elif headers.get(header) == name:  # clients copy the headers of a request for its redirect
-        del headers[header]
+    else:
+        hold_back(headers, url)  # clients copy the headers of a request for its redirect

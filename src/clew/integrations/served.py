@@ -30,6 +30,9 @@ class Served:
     def __init__(self, request_id: str, carrier: Carrier | None, headers: RawHeaders | None = None) -> None:
         before = get_current()
         outer = cell_in(before)
+        while isinstance(outer, CarrierCell) and outer.around is not None:
+            before = outer.around
+            outer = cell_in(before)
         if outer is None or outer.request_id is None or _is_same(outer, carrier, headers):
             if outer is not None:
                 outer.request_id = request_id
@@ -47,6 +50,13 @@ class Served:
         """The Context that the request began with."""
         return self._within
 
+    def wait(self, is_waiting: bool) -> None:
+        """Tell whether only the server's own code runs now: what else begins in this thread then is not inside of us.
+
+        A server that never closes a response (a client in tests, mostly) would nest each request in the one before.
+        """
+        self._cell.around = self._before if is_waiting else None
+
     def is_named_in(self, context: Context) -> bool:
         """Tell whether `context` belongs to a request of this name, this one or the one around it."""
         cell = cell_in(context)
@@ -61,6 +71,7 @@ class Served:
         if failure is not None:
             cell.failure = failure
         cell.ended = True
+        cell.around = None
         leave(cell, self._before, self._within)
 
 

@@ -205,6 +205,7 @@ class _Call:
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send: `body` itself where it is the server's own file, else it step by step."""
         self._after_step = get_current()
+        self._served.wait(True)
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(body, wrapper):
             return self._file(body)
@@ -229,17 +230,17 @@ class _Call:
     def step(self, iterator: Iterator[bytes]) -> bytes:
         """Take the next piece of the body in the Context that the piece before left, whoever asks for it."""
         before = get_current()
-        if before is self._after_step:
-            try:
-                return next(iterator)
-            finally:
-                self._after_step = get_current()
-        attach(self._after_step)
+        is_here = before is self._after_step
+        if not is_here:
+            attach(self._after_step)
+        self._served.wait(False)
         try:
             return next(iterator)
         finally:
+            self._served.wait(True)
             self._after_step = get_current()
-            attach(before)
+            if not is_here:
+                attach(before)
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""

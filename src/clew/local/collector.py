@@ -86,6 +86,7 @@ async def _listen(settings: Settings, receiver: Receiver) -> None:
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
             timeout_graceful_shutdown=_GRACE,
             server_header=False,
         )

@@ -132,7 +132,7 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
             continue
         try:
             start = _instant(point.start_time_unix_nano)
-            bounds = list(point.explicit_bounds) if kind == "histogram" else []
+            bounds = _bounds(point) if kind == "histogram" else []
             series = Series(
                 resource=resource,
                 scope=scope,
@@ -145,7 +145,7 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
                 bounds=_json(bounds) if kind == "histogram" else "",
                 start=0 if temporality == "delta" else start,
             )
-            batch.points.append(_point(series, start, bounds, point))
+            batch.points.append(_point(series, start, point))
         except _UnstorableError as reason:
             batch.reject(str(reason))
             continue
@@ -156,7 +156,7 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
                 batch.reasons[str(reason)] += 1
 
 
-def _point(series: Series, start: int, bounds: list[float], point: _AnyPoint) -> Point:
+def _point(series: Series, start: int, point: _AnyPoint) -> Point:
     at = _instant(point.time_unix_nano)
     if not at:
         raise _UnstorableError("a data point without a time")
@@ -167,22 +167,27 @@ def _point(series: Series, start: int, bounds: list[float], point: _AnyPoint) ->
         return Point(series, at, start, number, None, None, None, None, None)
     count = _whole(point.count)
     if isinstance(point, SummaryDataPoint):
-        quantiles = [[q.quantile, q.value] for q in point.quantile_values if math.isfinite(q.value)]
+        quantiles = [[q.quantile, q.value] for q in point.quantile_values if math.isfinite(q.value + q.quantile)]
         return Point(series, at, start, None, count, _finite(point.sum), None, None, _json(quantiles))
     total = _finite(point.sum) if point.HasField("sum") else None
     low = _finite(point.min) if point.HasField("min") else None
     high = _finite(point.max) if point.HasField("max") else None
-    buckets = _explicit(bounds, point) if isinstance(point, HistogramDataPoint) else _exponential(point)
+    buckets = _explicit(point) if isinstance(point, HistogramDataPoint) else _exponential(point)
     return Point(series, at, start, None, count, total, low, high, _json(buckets))
 
 
-def _explicit(bounds: list[float], point: HistogramDataPoint) -> list[int]:
+def _bounds(point: HistogramDataPoint) -> list[float]:
+    bounds = list(point.explicit_bounds)
+    if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds)):
+        raise _UnstorableError("a histogram whose bounds are not finite and rising")
+    return bounds
+
+
+def _explicit(point: HistogramDataPoint) -> list[int]:
     """Check and return the counts, one more than there are bounds; empty for a histogram without buckets."""
     counts = [_whole(count) for count in point.bucket_counts]
-    if counts and len(counts) != len(bounds) + 1:
+    if counts and len(counts) != len(point.explicit_bounds) + 1:
         raise _UnstorableError("a histogram whose bucket counts do not fit its bounds")
-    if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds)):
-        raise _UnstorableError("a histogram whose bounds do not rise")
     return counts
 
 

@@ -14,8 +14,8 @@ SMALLEST = 1024 * 1024
 """The least ``--max-size`` in bytes."""
 
 _BEGIN, _GOAL = 0.85, 0.75  # shares of the size where deleting begins and ends; between them room for a transaction
+_PAGE = 4096  # bytes of a page of SQLite
 _ROWS = 256  # deleted in one transaction
-_PAGES = 64  # given back in one
 _AGE_EVERY = 30.0  # seconds between two looks at the age
 _ENDED_BY = {"log_lines": "time", "spans": "end", "exemplars": "time"}  # in the order in which they go
 
@@ -53,29 +53,27 @@ class Retention:
                 _keep_log_short(store)
         deleted += _delete_points(store, min(before, time.time_ns() - METRICS_KEPT * 10**9))
         if deleted:
-            _give_back(store)
+            _give_back(store, self.max_size)
 
     def _enforce_size(self, store: WritableStore) -> bool:
-        connection = store.connection
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        step = max(16, self.max_size // 32 // page)
-        _give_back(store)
+        step = max(16, self.max_size // 32 // _PAGE)
+        _give_back(store, self.max_size)
         for table, column in _ENDED_BY.items():
             while store.size() > self.max_size * _GOAL:
                 while (rows := _delete_oldest(store, table, column, None)) and _free_pages(store) < step:
                     _keep_log_short(store)
-                _give_back(store)
+                _give_back(store, self.max_size)
                 if not rows:
                     break
         times = 64
         while times and store.size() > self.max_size * _GOAL:
             _delete_points(store, time.time_ns() - times * METRICS_KEPT * 10**9)
-            _give_back(store)
+            _give_back(store, self.max_size)
             times //= 2
         gone = False
         if store.size() > self.max_size * _GOAL:
             gone = _delete_ended_series(store, time.time_ns() - METRICS_KEPT * 10**9)
-            _give_back(store)
+            _give_back(store, self.max_size)
         if store.size() > self.max_size and not self._said:
             self._said = True
             self._say(
@@ -129,10 +127,11 @@ def _keep_log_short(store: WritableStore) -> None:
     store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def _give_back(store: WritableStore) -> None:
+def _give_back(store: WritableStore, max_size: int) -> None:
     """Give all free pages back to the disk, some at a time, since moving pages makes the write-ahead log grow."""
+    pages = max(64, max_size // 64 // _PAGE)
     while _free_pages(store):
         # It frees a page a row that is read, so it has to be read to its end.
-        store.connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        store.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         _keep_log_short(store)
     store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

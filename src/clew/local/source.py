@@ -223,7 +223,7 @@ class Source:
 
     def earliest(self, resource: int, start: int) -> int | None:
         """Return the time of the first export of this resource with this start time, deleted ones included."""
-        statement = "SELECT min(first) FROM series WHERE resource = ? AND start = ?"
+        statement = "SELECT min(first) FROM series WHERE resource = ? AND start = ? AND temporality != 'delta'"
         found: int | None = self._all(statement, resource, start)[0][0]
         return found
 

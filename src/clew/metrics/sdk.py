@@ -152,7 +152,7 @@ def on_meter_provider(callback: Callable[[ApiMeterProvider], None]) -> None:
         return
     try:
         with proxy._lock:
-            proxy._meters.add(_Listener(callback))
+            proxy._meters.append(_Listener(callback))
     except (AttributeError, TypeError):
         return
 
@@ -167,11 +167,11 @@ class _Listener:
         self._callback(provider)
 
 
-def restart_metrics_in_child(provider: MeterProvider, resource: Resource) -> None:
-    """Let every instrument of a forked child's provider count from zero, under the child's own resource."""
+def restart_metrics_in_child(provider: MeterProvider, identity: Resource) -> None:
+    """Let every instrument of a forked child's provider count from zero, with the child's own attributes."""
     try:
         consumer: Any = provider._measurement_consumer
-        provider._sdk_config.resource = resource
+        provider._sdk_config.resource = provider._sdk_config.resource.merge(identity)
         consumer._lock = threading.Lock()
         for reader in list(consumer._reader_storages):
             consumer.add_metric_reader(reader)  # gives the reader a storage, and all locks in it, anew
@@ -183,11 +183,11 @@ def restart_metrics_in_child(provider: MeterProvider, resource: Resource) -> Non
             meter._instrument_registration_lock = threading.Lock()
 
 
-def set_resource(provider: Any, resource: Resource) -> None:
-    """Give a TracerProvider or LoggerProvider the resource of a forked child."""
+def update_resource(provider: Any, identity: Resource) -> None:
+    """Give a TracerProvider or LoggerProvider the attributes of a forked child."""
     update = getattr(provider, "_update_resource", None)
     if update is not None:
-        update(resource)
+        update(identity)
 
 
 def put_first(provider: LoggerProvider, processor: LogRecordProcessor) -> None:

@@ -50,7 +50,7 @@ class OtlpSettings:
 
     @property
     def label(self) -> str:
-        """The endpoint for a message, without a user and password that may stand in it."""
+        """The endpoint for a message, without the user, password and query that may stand in it."""
         return masked_url(self.endpoint)[1:-1]
 
 

@@ -57,11 +57,13 @@ def masked_pairs(value: object) -> str:
 
 
 def masked_url(value: object) -> str:
-    """Return a URL for a message, without the user and password that may stand in it."""
-    scheme, separator, rest = str(value).partition("://")
+    """Return a URL for a message, without the user, the password and the query that may stand in it."""
+    address, question, _ = str(value).partition("?")
+    scheme, separator, rest = address.partition("://")
     authority, slash, path = rest.partition("/")
     _, at, host = authority.rpartition("@")
-    return shown(f"{scheme}{separator}***@{host}{slash}{path}" if at else value)
+    hidden = f"{scheme}{separator}***@{host}{slash}{path}" if at else address
+    return shown(f"{hidden}?***" if question else hidden)
 
 
 class Reading:
