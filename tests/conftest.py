@@ -11,6 +11,7 @@ from recorded import Recorded
 
 import clew
 from clew import pipeline
+from clew.request import policy
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Record
     yield configure
     for telemetry in made:
         telemetry.shutdown()
+    policy.__init__()  # type: ignore[misc]
     assert pipeline.current is None
 
 

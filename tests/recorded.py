@@ -23,7 +23,7 @@ class Recorded:
             "metric_readers": [self.reader],
             "span_processors": [SimpleSpanProcessor(self._spans)],
         }
-        self.telemetry: clew.Telemetry | None = None
+        self.telemetry: clew.Telemetry
 
     def metrics(self) -> Iterator[tuple[str, Any]]:
         """Collect, and return each metric with the name of its scope."""

@@ -13,7 +13,6 @@ from clew import pipeline
 from clew.attributes import Computed, Value, clean, key_of
 from clew.diagnostics import say_once
 from clew.failures import exception_types
-from clew.links import link_site
 from clew.running import Run, begin
 from clew.wrappers import wrap
 
@@ -269,6 +268,8 @@ class Site:
             return
         with pipeline.switching:
             if current is pipeline.current:
+                from clew.links import link_site  # only where there is something to link to
+
                 self._asked = current
                 try:
                     self._link(link_site(self, current))

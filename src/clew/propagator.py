@@ -39,7 +39,19 @@ class CarrierCell(RequestCell):
     It may be bound before anybody has named the request; spans started until then get the ID when it comes.
     """
 
-    __slots__ = ("_carrier", "_getter", "_name", "_waiting", "around", "ended", "failure", "headers", "is_served")
+    __slots__ = (
+        "_carrier",
+        "_getter",
+        "_name",
+        "_waiting",
+        "around",
+        "ended",
+        "failure",
+        "headers",
+        "is_measured",
+        "is_served",
+        "route",
+    )
 
     def __init__(
         self,
@@ -60,6 +72,8 @@ class CarrierCell(RequestCell):
         self.ended = False
         self.around: Context | None = None
         self.failure: str | None = None
+        self.route: str | None = None
+        self.is_measured = False
         super().__init__(request_id, outer)
 
     @property

@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -34,14 +33,16 @@ LONGEST_ID = 118
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@~|-]{1,118}")
 
 
-@dataclass(slots=True)
 class RequestPolicy:
     """How request IDs are named and passed on; `clew.configure()` sets it from the settings."""
 
-    header: str = "X-Request-ID"
-    attribute: str = "request_id"
-    trust: bool = True
-    hosts: tuple[str, ...] | None = None
+    __slots__ = ("attribute", "header", "hosts", "trust")
+
+    def __init__(self) -> None:
+        self.header = "X-Request-ID"
+        self.attribute = "request_id"
+        self.trust = True
+        self.hosts: tuple[str, ...] | None = None
 
 
 policy = RequestPolicy()

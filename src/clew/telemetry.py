@@ -21,11 +21,14 @@ from clew.settings.problems import shown
 from clew.signals import Signals, build
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk._logs import LogRecordProcessor
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
     from opentelemetry.sdk.metrics.view import View
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
 
@@ -48,6 +51,22 @@ class Telemetry:
         self._signals = signals
         self._ending = threading.Lock()
         self._outcome: bool | None = None
+
+    @property
+    def meter_provider(self) -> MeterProvider:
+        """The MeterProvider that is recorded into; a no-op one where telemetry is disabled."""
+        return self._signals.meter_provider
+
+    @property
+    def tracer_provider(self) -> TracerProvider:
+        """The TracerProvider that spans of operations come from; a no-op one where telemetry is disabled."""
+        return self._signals.tracer_provider
+
+    @property
+    def logger_provider(self) -> LoggerProvider | None:
+        """The LoggerProvider that log records go to; None where they go nowhere."""
+        provider: LoggerProvider | None = self._signals.logger_provider
+        return provider
 
     @property
     def shutdown_timeout(self) -> float:

@@ -248,9 +248,10 @@ class _Call:
             current = get_current()
             measurement.end(
                 status=self._status,
-                route=route_template(self._scope),
+                route=self._served.route or route_template(self._scope),
                 error=error,
                 is_failure=is_failure,
+                is_measured=self._served.is_measured,
                 context=current if self._served.is_named_in(current) else self._served.context,
             )
         except Exception as trouble:

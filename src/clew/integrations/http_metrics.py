@@ -101,6 +101,7 @@ class HttpMeasurement:
         is_auto: bool,
         frame: FrameType | None,
         app: object,
+        is_active_counted: bool = True,
     ) -> None:
         self._pipeline = instruments[0]
         self._duration: Histogram | None = instruments[1]
@@ -117,7 +118,7 @@ class HttpMeasurement:
         if is_auto:
             self._around = look_at_stack(frame)
             self._inside = look_inside(app)
-            if self._around.active or self._inside.active:
+            if self._around.active or self._inside.active or not is_active_counted:
                 self._active = None
         if self._active is not None:
             self._active.add(1, self._active_attributes)
@@ -135,9 +136,13 @@ class HttpMeasurement:
         route: str | None,
         error: BaseException | None = None,
         is_failure: bool = True,
+        is_measured: bool = False,
         context: Context | None = None,
     ) -> None:
-        """Record the duration, unless somebody else did; only where the request began: not in a forked child."""
+        """Record the duration, unless somebody else did; only where the request began: not in a forked child.
+
+        `is_measured` tells that somebody else did, where that is known; they are looked for all the same.
+        """
         seconds = perf_counter() - self._started
         duration, active = self._duration, self._active
         self._duration = self._active = None
@@ -145,7 +150,7 @@ class HttpMeasurement:
             return
         if active is not None:
             active.add(-1, self._active_attributes, context)
-        if duration is None or (self._is_auto and self._is_measured(error)):
+        if duration is None or (self._is_auto and (is_measured or self._is_measured(error))):
             return
         attributes = self._attributes
         if route is not None:

@@ -56,7 +56,8 @@ _FUNCTIONS: dict[tuple[str, str], Callable[[Mapping[str, Any]], tuple[bool, bool
     (FLASK, "_wrapped_app"): _flask,
     (_FASTAPI, "__call__"): _fastapi,
 }
-_MODULES = frozenset(module for module, _ in _FUNCTIONS)
+_DJANGO = "opentelemetry.instrumentation.django.middleware.otel_middleware"
+_MODULES = frozenset({*(module for module, _ in _FUNCTIONS), _DJANGO})
 
 
 def _is_any_loaded() -> bool:
@@ -104,6 +105,8 @@ def look_inside(app: Any) -> Measurers:
     if not _is_any_loaded():
         return seen
     for layer in _layers(app):
+        if hasattr(layer, "look_for_measurers"):
+            return layer.look_for_measurers()  # type: ignore[no-any-return]
         module = _contrib_module(layer)
         if module is not None:
             seen.active = True

@@ -46,6 +46,16 @@ class Served:
         attach(self._within)
 
     @property
+    def route(self) -> str | None:
+        """The template of the route, where an integration inside has told it."""
+        return self._cell.route
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether an integration inside has told that somebody else records the HTTP duration."""
+        return self._cell.is_measured
+
+    @property
     def context(self) -> Context:
         """The Context that the request began with."""
         return self._within

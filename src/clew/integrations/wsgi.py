@@ -251,8 +251,9 @@ class _Call:
             current = get_current()
             measurement.end(
                 status=self._status,
-                route=self._route,
+                route=self._served.route or self._route,
                 error=error,
+                is_measured=self._served.is_measured,
                 is_failure=not isinstance(error, GeneratorExit),
                 context=current if self._served.is_named_in(current) else self._served.context,
             )

@@ -61,7 +61,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.__about__ import __version__
 from clew.diagnostics import say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
-from clew.metrics.streams import Plan
+
+if TYPE_CHECKING:
+    from clew.metrics.streams import Plan
 
 if TYPE_CHECKING:  # not imported here, since `import clew` is to be quick
     from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
@@ -224,6 +226,8 @@ def plans(
     Returns:
         A plan for each View that matches; None where a View or the reader wants what only the SDK itself can do.
     """
+    from clew.metrics.streams import Plan  # needed only where there is a provider of ours
+
     try:
         kind = type(instrument)
         found: list[Plan] = []

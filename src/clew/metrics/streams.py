@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -31,8 +30,7 @@ OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 NANOSECONDS = 1e9
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How one View of one reader wants an instrument; bounds in seconds, None for an instrument that is a sum."""
 
     name: str

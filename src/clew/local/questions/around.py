@@ -99,8 +99,11 @@ class Around:
 
 @dataclass
 class _Request:
+    """What is known of one request; `seen` if a span or a log line of it is there."""
+
     failed: bool = False
     slow: bool = False
+    seen: bool = False
     values: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
 
@@ -231,12 +234,14 @@ def _requests(
     for span in spans:
         if (owner := owners(span)) is not None:
             request = requests[owner]
+            request.seen = True
             request.failed |= span.status == _ERROR_STATUS
             request.slow |= span.end - span.start > span_limits.get((span.service, span.name), math.inf)
             request.values |= _values(span.attributes, span.resource_attributes)
     for line in log_lines:
         if (owner := owners(line)) is not None:
             request = requests[owner]
+            request.seen = True
             request.failed |= line.severity >= _ERROR_SEVERITY
             request.values |= _values(line.attributes, line.resource_attributes)
     for increase in increases:
@@ -282,12 +287,17 @@ def _shared_by_counts(counts: Sequence[_Count]) -> list[Shared]:
 
 
 def _shared_by_samples(requests: Iterable[_Request], counted: set[str]) -> list[Shared]:
-    """Compare by the requests that were seen: the attributes of their spans and log lines."""
+    """Compare by the requests that were seen: the attributes of their spans and log lines.
+
+    A request known from exemplars alone tells nothing of its attributes, and failed ones are kept more often.
+    """
     bad: dict[tuple[str, str], float] = defaultdict(float)
     every: dict[tuple[str, str], float] = defaultdict(float)
     having: dict[str, int] = defaultdict(int)
     total = all_bad = 0
     for request in requests:
+        if not request.seen:
+            continue
         is_bad = request.failed or request.slow
         total += 1
         all_bad += is_bad

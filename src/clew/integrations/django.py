@@ -1,0 +1,338 @@
+"""The request ID for a Django project, under WSGI and ASGI.
+
+Around everything, in ``wsgi.py`` or ``asgi.py``:
+
+```python
+application = clew.integrations.django.instrument(get_wsgi_application())
+```
+
+Or inside, where only the settings can be changed:
+
+```python
+MIDDLEWARE = ["clew.integrations.django.RequestMiddleware", ...]
+```
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import import_module
+from typing import Any, TypeVar
+
+from opentelemetry.context import attach, get_current
+
+from clew.integrations import asgi, wsgi
+from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations.measured import Measurers
+from clew.integrations.served import Carrier, Served, is_served
+from clew.propagator import bound_cell
+
+__all__ = ["RequestMiddleware", "instrument"]
+
+R = TypeVar("R")
+
+_SETTING = "CLEW_REQUEST"
+_OPTIONS: dict[str, Any] = {
+    "headers": None,
+    "validator": None,
+    "transformer": None,
+    "generator": None,
+    "trust": None,
+    "echo": True,
+    "expose": False,
+    "ignore": (),
+    "metrics": "auto",
+}
+_CONTRIB = "opentelemetry.instrumentation.django.middleware.otel_middleware"
+
+# Django has no types of its own
+settings: Any = import_module("django.conf").settings
+_WSGIHandler: Any = import_module("django.core.handlers.wsgi").WSGIHandler
+_ASGIHandler: Any = import_module("django.core.handlers.asgi").ASGIHandler
+
+_instruments = HttpInstruments(__name__)
+
+
+def instrument(application: Any, **options: Any) -> Any:
+    """Return Django's WSGI or ASGI application inside the middleware: the ID is there until the response has been sent.
+
+    The keywords are those of `clew.integrations.wsgi.RequestMiddleware` and `clew.integrations.asgi.RequestMiddleware`.
+
+    Raises:
+        TypeError, ValueError: `application` is neither of Django's, or a keyword has a value that it does not take.
+    """
+    if isinstance(application, _WSGIHandler):
+        get_response = application.get_response
+
+        def get_response_told(request: Any) -> Any:
+            response = get_response(request)
+            _tell(request)
+            return response
+
+        application.get_response = get_response_told
+        return wsgi.RequestMiddleware(_Application(application), **options)
+    if isinstance(application, _ASGIHandler):
+        get_response_async = application.get_response_async
+
+        async def get_response_async_told(request: Any) -> Any:
+            response = await get_response_async(request)
+            _tell(request)
+            return response
+
+        application.get_response_async = get_response_async_told
+        return asgi.RequestMiddleware(_Application(application), **options)
+    raise TypeError(f"instrument() takes Django's WSGI or ASGI application, not {type(application).__name__}")
+
+
+class _Application:
+    """Django's application, which tells whether contrib counts its active requests."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._application(*arguments)
+
+    def look_for_measurers(self) -> Measurers:
+        """Look for contrib's middleware in the settings; whether it records is known when it has run."""
+        return Measurers(active=f"{_CONTRIB}._DjangoMiddleware" in settings.MIDDLEWARE)
+
+
+class RequestMiddleware:
+    """A middleware for the setting ``MIDDLEWARE``, best as its first entry; for sync and async stacks.
+
+    The setting ``CLEW_REQUEST``, a dictionary, takes the keywords of the other middlewares but
+    ``update_request_headers``; ``ignore`` may be a callable that gets the `HttpRequest`. The request lasts until the
+    view and the middlewares inside have answered, and while a streaming response is made.
+
+    Raises:
+        TypeError, ValueError: ``CLEW_REQUEST`` has a key that is not known, or a value that it does not take.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        options = {**_OPTIONS, **_given()}
+        self._get_response = get_response
+        self._ignore = ignored(_SETTING, options.pop("ignore"))
+        self._metrics = check_metrics(_SETTING, options.pop("metrics"))
+        self._incoming = incoming(_SETTING, **options)
+        self._is_async = inspect.iscoroutinefunction(get_response)
+        if self._is_async:
+            from asgiref.sync import markcoroutinefunction
+
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        """Answer a request, or return the coroutine that does."""
+        if self._is_async:
+            return self._answer_async(request)
+        if self._passes_by(request):
+            return self._told(request, self._get_response(request))
+        call = _Call(self, request)
+        try:
+            response = self._get_response(request)
+        except BaseException as error:
+            call.end(error)
+            raise
+        return call.respond(response)
+
+    async def _answer_async(self, request: Any) -> Any:
+        if self._passes_by(request):
+            return self._told(request, await self._get_response(request))
+        call = _Call(self, request)
+        try:
+            response = await self._get_response(request)
+        except BaseException as error:
+            call.end(error)
+            raise
+        return call.respond(response)
+
+    def _passes_by(self, request: Any) -> bool:
+        return is_served(_carrier(request)) or is_ignored(self._ignore, request, request.path_info)
+
+    def _told(self, request: Any, response: R) -> R:
+        _tell(request)
+        return response
+
+    def begin(self, request: Any) -> tuple[str, Served, HttpMeasurement | None]:
+        """Bind the request, and begin to measure it."""
+        name = self._incoming.choose(request.headers.get)
+        carrier = _carrier(request)
+        served = Served(name, carrier, carrier.get("headers"))
+        return name, served, self._measurement(request)
+
+    def _measurement(self, request: Any) -> HttpMeasurement | None:
+        if self._metrics is False:
+            return None
+        try:
+            instruments = _instruments.get()
+            if instruments is None:
+                return None
+            return HttpMeasurement(
+                instruments,
+                method=request.method or "",
+                scheme=request.scheme or "http",
+                version=_version(request),
+                is_auto=self._metrics == "auto",
+                frame=inspect.currentframe(),
+                app=None,
+                is_active_counted=not hasattr(request, "_otel_start_time"),
+            )
+        except Exception as trouble:
+            not_measured(trouble)
+            return None
+
+    def echo(self, response: Any, name: str) -> None:
+        """Put the ID on the response."""
+        header = self._incoming.echo_name()
+        if header is not None:
+            response[header] = name
+            if self._incoming.expose:
+                response["Access-Control-Expose-Headers"] = exposed(
+                    response.get("Access-Control-Expose-Headers"), header
+                )
+
+
+class _Call:
+    """One request on its way through the middleware, until its response has been made."""
+
+    __slots__ = ("_is_ended", "_measurement", "_middleware", "_name", "_request", "_served", "_status")
+
+    def __init__(self, middleware: RequestMiddleware, request: Any) -> None:
+        self._middleware = middleware
+        self._request = request
+        self._status: int | None = None
+        self._is_ended = False
+        self._name, self._served, self._measurement = middleware.begin(request)
+
+    def respond(self, response: Any) -> Any:
+        self._status = response.status_code
+        self._middleware.echo(response, self._name)
+        if self._measurement is not None:
+            self._measurement.response_starts()
+        if getattr(response, "streaming", False) and not hasattr(response, "file_to_stream"):
+            parts = response.streaming_content
+            response.streaming_content = self._async_parts(parts) if response.is_async else self._parts(parts)
+            self._served.leave(None, self._failure())
+        else:
+            self.end()
+        return response
+
+    def _parts(self, parts: Iterator[Any]) -> Iterator[Any]:
+        """Make each part of a stream inside the request."""
+        error: BaseException | None = None
+        iterator = iter(parts)
+        within = self._served.context
+        try:
+            while True:
+                before = get_current()
+                attach(within)
+                try:
+                    part = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    within = get_current()
+                    attach(before)
+                yield part
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._measured(error)
+
+    async def _async_parts(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        error: BaseException | None = None
+        iterator = aiter(parts)
+        within = self._served.context
+        try:
+            while True:
+                before = get_current()
+                attach(within)
+                try:
+                    part = await anext(iterator)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    within = get_current()
+                    attach(before)
+                yield part
+        except GeneratorExit:
+            raise
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._measured(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        self._measured(error)
+        self._served.leave(error, self._failure())
+
+    def _failure(self) -> str | None:
+        return str(self._status) if self._status is not None and self._status >= 500 else None
+
+    def _measured(self, error: BaseException | None) -> None:
+        measurement, self._measurement = self._measurement, None
+        if measurement is None:
+            return
+        try:
+            measurement.end(
+                status=self._status,
+                route=_route(self._request),
+                error=error,
+                is_measured=_is_measured_by_contrib(self._request),
+                context=self._served.context,
+            )
+        except Exception as trouble:
+            not_measured(trouble)
+
+
+def _given() -> dict[str, Any]:
+    given = getattr(settings, _SETTING, {})
+    if not isinstance(given, dict):
+        raise TypeError(f"{_SETTING} takes a dictionary of keywords, not {given!r}")
+    unknown = sorted(map(str, given.keys() - _OPTIONS.keys()))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    if unknown:
+        raise ValueError(f"{_SETTING} has no key {', '.join(unknown)}; allowed are {', '.join(_OPTIONS)}")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _carrier(request: Any) -> Carrier:
+    """Return the ASGI scope or the WSGI environ that the request was made of."""
+    scope = getattr(request, "scope", None)
+    return request.META if scope is None else scope  # type: ignore[no-any-return]
+
+
+def _version(request: Any) -> str | None:
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        return scope.get("http_version")  # type: ignore[no-any-return]
+    return str(request.META.get("SERVER_PROTOCOL", "")).removeprefix("HTTP/")
+
+
+def _tell(request: Any) -> None:
+    """Tell our middleware outside of Django what only Django knows."""
+    cell = bound_cell(_carrier(request))
+    if cell is not None:
+        cell.route = _route(request)
+        cell.is_measured = cell.is_measured or _is_measured_by_contrib(request)
+
+
+def _route(request: Any) -> str | None:
+    """Return the template of the view's route, those that include it in front, with a slash before it."""
+    route = getattr(getattr(request, "resolver_match", None), "route", None)
+    return "/" + route.removeprefix("^").removeprefix("/") if isinstance(route, str) else None
+
+
+def _is_measured_by_contrib(request: Any) -> bool:
+    """Tell whether opentelemetry-instrumentation-django (0.66) has this request, and records the stable duration."""
+    middleware = getattr(sys.modules.get(_CONTRIB), "_DjangoMiddleware", None)
+    return hasattr(request, "_otel_start_time") and getattr(middleware, "_duration_histogram_new", None) is not None
