@@ -1,0 +1,281 @@
+"""The file: nothing acknowledged is lost, one writer, bounds that hold, and no harm to files that are not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import threading
+import time
+
+import pytest
+
+HOUR = 3600 * 10**9
+
+
+def size_of(store):
+    return sum(path.stat().st_size for path in (store, store.with_name(f"{store.name}-wal")) if path.exists())
+
+
+def test_what_was_acknowledged_survives_kill_9(start_collector, clew, exports, now):
+    collector = start_collector()
+    acknowledged: list[int] = []
+    killed = threading.Event()
+
+    def send(worker):
+        for number in range(worker, 100_000, 4):
+            line = exports.log_line(f"line {number}", at=now + number, attributes={"request_id": "all"})
+            try:
+                status = collector.post("/v1/logs", line.SerializeToString()).status
+            except OSError:
+                break
+            assert status == 200
+            acknowledged.append(number)
+            if len(acknowledged) == 300:
+                killed.set()
+
+    workers = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    assert killed.wait(30)
+    collector.stop(signal.SIGKILL)
+    for worker in workers:
+        worker.join()
+    found = clew("follow", "all", "--store", collector.store, "--format", "json").json["events"]
+    assert {f"line {number}" for number in acknowledged} <= {event["text"] for event in found}
+    # And the next one goes on with the same file.
+    again = start_collector()
+    again.send(exports.log_line("after", at=now, attributes={"request_id": "all"}))
+    assert len(clew("follow", "all", "--store", collector.store, "--format", "json").json["events"]) == len(found) + 1
+
+
+def test_a_second_writer_is_refused_with_words_and_the_first_goes_on(collector, clew, exports, now):
+    second = clew("local", "--store", collector.store, "--grpc-port", 0, "--http-port", 0)
+    assert second.status == 3
+    assert "already has a writer" in second.stderr
+    assert str(collector.process.pid) in second.stderr
+    assert second.stdout == ""
+    collector.send(exports.log_line("still here", at=now))
+
+
+def test_another_name_of_the_same_file_is_the_same_store(collector, clew, tmp_path):
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(collector.store)
+    assert "already has a writer" in clew("local", "--store", link, "--grpc-port", 0, "--http-port", 0).stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_with_status_0(collector, clew, exports, now, number):
+    collector.send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
+    assert collector.stop(number) == 0
+    assert collector.stderr == ""
+    assert not collector.store.with_name("clew.sqlite-wal").exists()
+    assert clew("follow", "r", "--store", collector.store).status == 0
+
+
+def test_ports_in_use_are_named(collector, clew, tmp_path):
+    for door in ("http", "grpc"):
+        taken = getattr(collector, door).rsplit(":")[-1]
+        other = {"http": "grpc", "grpc": "http"}[door]
+        refused = clew("local", "--store", tmp_path / "b.sqlite", f"--{door}-port", taken, f"--{other}-port", 0)
+        assert refused.status == 3
+        assert taken in refused.stderr
+
+
+def foreign(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.close()
+
+
+def no_sqlite(path):
+    path.write_bytes(b"my diary\n" * 100)
+
+
+def short(path):
+    path.write_bytes(b"SQLite format 3\0")
+
+
+def of_tomorrow(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA application_id=1668048247")
+        connection.execute("PRAGMA user_version=999")
+        connection.execute("CREATE TABLE x (y)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (foreign, "another program's"),
+        (no_sqlite, "not a SQLite file"),
+        (short, "not a SQLite file"),
+        (of_tomorrow, "another version"),
+    ],
+)
+def test_a_file_that_is_not_a_store_of_ours_is_refused_and_left_as_it_is(clew, tmp_path, make, says):
+    path = tmp_path / "theirs.db"
+    make(path)
+    before, files = path.read_bytes(), sorted(os.listdir(tmp_path))
+    for command in (
+        ("local", "--grpc-port", 0, "--http-port", 0),
+        ("report",),
+        ("follow", "x"),
+        ("around", "x"),
+    ):
+        refused = clew(*command, "--store", path)
+        assert refused.status == 3
+        assert says in refused.stderr
+        assert str(path) in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == files
+
+
+def test_a_damaged_store_is_refused_and_left_as_it_is(start_collector, clew, exports, now):
+    collector = start_collector()
+    for number in range(50):
+        collector.send(exports.log_line("x" * 2000, at=now + number, attributes={"request_id": "r"}))
+    collector.stop()
+    whole = collector.store.read_bytes()
+    page = 4096
+    for damaged in (whole[: len(whole) // 2], whole[:page] + os.urandom(20 * page) + whole[21 * page :]):
+        collector.store.write_bytes(damaged)
+        refused = clew("local", "--store", collector.store, "--grpc-port", 0, "--http-port", 0)
+        assert refused.status == 3
+        assert "is damaged" in refused.stderr
+        assert collector.store.read_bytes() == damaged
+        for command in (("report",), ("follow", "r"), ("around", "r")):
+            answer = clew(*command, "--store", collector.store)
+            assert answer.status in (1, 3)
+            assert "Traceback" not in answer.stderr
+    assert collector.store.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("path", ["missing/clew.sqlite", "."])
+def test_a_place_where_no_file_can_be_is_named(clew, tmp_path, path):
+    refused = clew("local", "--store", tmp_path / path, "--grpc-port", 0, "--http-port", 0)
+    assert refused.status == 3
+    assert str(tmp_path) in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_size_holds_under_a_stream_of_log_lines_and_metrics_stay(start_collector, clew, exports, now):
+    limit = 3 * 2**20
+    collector = start_collector("--max-size", str(limit))
+    collector.send(exports.histogram([0.2] * 7, at=now, start=now - HOUR // 60))
+    sizes: list[int] = []
+    sent = threading.Event()
+
+    def watch():
+        while not sent.wait(0.001):
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(size_of(collector.store))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for batch in range(60):
+            message = exports.log_line(f"{batch} first", at=now + batch * 1000)
+            records = message.resource_logs[0].scope_logs[0].log_records
+            for number in range(200):
+                records.add(time_unix_nano=now + batch * 1000 + number).body.string_value = f"{batch} {'x' * 700}"
+            collector.send(message)
+    finally:
+        sent.set()
+        watcher.join()
+    assert max(sizes) <= limit
+    assert max(sizes) > limit // 2
+    with contextlib.closing(sqlite3.connect(f"file:{collector.store}?mode=ro", uri=True)) as connection:
+        kept = [int(body.split()[0]) for (body,) in connection.execute("SELECT body FROM log_lines ORDER BY time")]
+    assert kept[-1] == 59
+    assert kept[0] > 20
+    assert len(kept) > 1000
+    assert clew("report", "--store", collector.store, "--format", "json").json["operations"][0]["calls"] == 7
+    assert collector.stderr == ""
+
+
+def test_a_log_line_too_large_for_the_store_is_rejected_not_swallowed(start_collector, exports, now):
+    collector = start_collector("--max-size", "2MiB")
+    answer = collector.post("/v1/logs", exports.log_line("x" * 2**20, at=now).SerializeToString())
+    assert answer.status == 200
+    assert b"larger than an eighth of --max-size" in answer.body
+    assert size_of(collector.store) <= 2 * 2**20
+
+
+def test_what_is_older_than_max_age_goes_but_metrics_stay_49_hours(start_collector, clew, exports, now):
+    collector = start_collector("--max-age", "1h")
+    began = now - 60 * HOUR
+    for hours, calls in ((55, 10), (50, 20), (26, 30), (0, 45)):
+        collector.send(exports.histogram([0.2] * calls, at=now - hours * HOUR, start=began))
+    collector.send(
+        exports.log_line("old", at=now - 2 * HOUR, attributes={"request_id": "r"}),
+        exports.span("old", start=now - 2 * HOUR, end=now - 2 * HOUR, trace_id=b"t" * 16, span_id=b"s" * 8),
+        exports.log_line("new", at=now, attributes={"request_id": "r"}),
+    )
+    deadline = time.monotonic() + 20
+    collector.stop()
+    collector = start_collector("--max-age", "1h")
+    while time.monotonic() < deadline:
+        events = clew("follow", "r", "--store", collector.store, "--format", "json").json["events"]
+        with contextlib.closing(sqlite3.connect(f"file:{collector.store}?mode=ro", uri=True)) as connection:
+            times = [at for (at,) in connection.execute("SELECT time FROM points ORDER BY time")]
+        if len(events) == 1 and len(times) == 3:
+            break
+    assert [event["text"] for event in events] == ["new"]
+    # The point of 55 hours ago is gone; that of 50 hours ago is the baseline for what comes after it.
+    assert times == [now - 50 * HOUR, now - 26 * HOUR, now]
+    report = clew("report", "--store", collector.store, "--window", "27h", "--compare", "22h", "--format", "json").json
+    assert report["operations"][0]["calls"] == 45 - 20
+
+
+def test_a_full_disk_is_answered_with_try_again_and_nothing_is_lost(collector, clew, exports, now):
+    resource = pytest.importorskip("resource", reason="limits of the operating system")
+    limit = resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE, (300_000, limit[1]))
+    stored = refused = 0
+    for number in range(40):
+        line = exports.log_line("x" * 20_000, at=now + number, attributes={"request_id": "r"})
+        answer = collector.post("/v1/logs", line.SerializeToString())
+        if answer.status == 503:
+            refused += 1
+            assert answer.headers["Retry-After"]
+        else:
+            stored += answer.status == 200
+    assert refused
+    assert stored
+    assert stored + refused == 40
+    resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE, limit)
+    for number in range(40):  # the sender tries again
+        collector.send(exports.log_line("x" * 20_000, at=now + number, attributes={"request_id": "r"}))
+    assert len(clew("follow", "r", "--store", collector.store, "--format", "json").json["events"]) == 40
+    assert collector.stop() == 0
+    assert "cannot take it now" in collector.stderr
+
+
+def test_exports_under_way_when_it_ends_are_answered(start_collector, clew, exports, now):
+    collector = start_collector()
+    answered: list[tuple[int, int]] = []
+
+    def send(worker):
+        for number in range(worker, 100_000, 4):
+            line = exports.log_line(f"line {number}", at=now + number, attributes={"request_id": "all"})
+            try:
+                answered.append((number, collector.post("/v1/logs", line.SerializeToString()).status))
+            except OSError:
+                return
+
+    workers = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    deadline = time.monotonic() + 20
+    while len(answered) < 50 and time.monotonic() < deadline:
+        workers[0].join(0.01)
+    assert collector.stop() == 0
+    for worker in workers:
+        worker.join()
+    kept = {number for number, status in answered if status == 200}
+    found = clew("follow", "all", "--store", collector.store, "--format", "json").json["events"]
+    assert kept <= {int(event["text"].split()[1]) for event in found}
+    assert len(kept) >= 50
