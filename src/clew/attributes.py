@@ -16,6 +16,7 @@ Key = tuple[tuple[str, type, Any], ...]
 """An attribute set as a dictionary key: ``True``, ``1`` and ``1.0`` are three values, as in the SDK."""
 
 _RESERVED = frozenset({"operation.name", "error.type"})
+"""Reserved on operations, while the user's own instruments may use them."""
 
 
 def is_reserved(name: str) -> bool:
@@ -29,11 +30,12 @@ def clean_value(name: str, value: Any) -> Value:
     if plain is not None:
         return plain
     if isinstance(value, (list, tuple)):
-        items = [_plain(item) for item in value]
+        given = cast("Sequence[Any]", value)
+        items = [_plain(item) for item in given]
         if None not in items and len({type(item) for item in items}) <= 1:
             return cast("Sequence[str]", tuple(items))
         say_once(("attribute value", name), "The items of attribute %s are not of one type; taken as text", name)
-        return tuple(_text(item) for item in value)
+        return tuple(_text(item) for item in given)
     say_once(
         ("attribute value", name),
         "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
@@ -45,7 +47,7 @@ def clean_value(name: str, value: Any) -> Value:
 
 
 def _plain(value: Any) -> str | bool | int | float | None:
-    kind = type(value)
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str or kind is bool or kind is int or kind is float:
         return value  # type: ignore[no-any-return]
     if isinstance(value, str):  # an enum's member or another subclass counts by its value
@@ -77,6 +79,17 @@ def clean(attributes: Mapping[str, Any]) -> dict[str, Value]:
         else:
             cleaned[str.__str__(name)] = clean_value(name, value)
     return dict(sorted(cleaned.items()))
+
+
+def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> Mapping[str, Value]:
+    """Return the attributes of one of the user's own instruments: as `clean` does, but ``error.type`` is theirs."""
+    if not attributes:
+        return {}
+    theirs = {name: clean_value(name, attributes[name]) for name in _RESERVED if name in attributes}
+    if not theirs:
+        return clean(attributes)
+    others = clean({name: value for name, value in attributes.items() if name not in _RESERVED})
+    return dict(sorted({**others, **theirs}.items()))
 
 
 def key_of(cleaned: Mapping[str, Value]) -> Key:

@@ -156,8 +156,12 @@ def _heard_on_success() -> Iterator[None]:
     """Hold back what the package logs until it is known that it does not raise the same."""
     package = logging.getLogger("opentelemetry.configuration")
     records: list[logging.LogRecord] = []
-    held = logging.Handler()
-    held.emit = records.append  # type: ignore[method-assign]
+
+    class Held(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    held = Held()
     propagates, package.propagate = package.propagate, False
     package.addHandler(held)
     try:

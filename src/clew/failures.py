@@ -86,8 +86,8 @@ def reason_of(reason: object) -> str:
 
 def exception_types(value: Any, owner: str) -> tuple[type[BaseException], ...]:
     """Check an ``expected`` argument: one exception type or a tuple of them; a TypeError names what else was given."""
-    kinds = value if isinstance(value, tuple) else (value,)
+    kinds: list[Any] = [*value] if isinstance(value, tuple) else [value]
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"{owner}: expected takes an exception type or a tuple of them, not {kind!r}")
-    return kinds
+    return tuple(kinds)

@@ -4,24 +4,35 @@ They may be made before `clew.configure()`, belong to the scope of the module th
 of attributes. Where measurements go is settled at the first use after `configure()`, and again after each further one.
 """
 
+# What is private here is private to the module, not to each class.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from opentelemetry import metrics
 from opentelemetry.context import Context
 
 from clew import pipeline
-from clew.attributes import is_reserved
+from clew.attributes import clean_instrument_attributes as cleaned
 from clew.diagnostics import count, say_once
 
+if TYPE_CHECKING:
+    from clew.links import InstrumentLink
+
 Attributes = Mapping[str, Any]
-Record = Callable[[float, "Attributes | None", "Context | None"], None]
+
+DEFAULT_BOUNDS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000)
+"""The specification's default bounds of a histogram's buckets."""
+
+INFINITY = math.inf
 
 _NAME = re.compile(r"[A-Za-z][-_./A-Za-z0-9]{0,254}")
 _MOST_KEPT = 2_000
@@ -32,6 +43,8 @@ class _Instrument:
 
     _create = ""
     _verb = ""
+    _least = 0.0
+    """The least value that goes into shards; what is less goes to the SDK's own instrument, which refuses it."""
 
     def __init__(self, name: str, unit: str, description: str, scope: str, **advice: Any) -> None:
         self.name = name
@@ -40,7 +53,8 @@ class _Instrument:
         self.scope = scope
         self._advice = advice
         self._pipeline: pipeline.Pipeline | None = None
-        self._real: Record = _drop
+        self._real: Any = _drop
+        self._sharded: InstrumentLink | None = None
         self._lock = threading.Lock()
 
     def _measure(self, value: float, attributes: Attributes | None, context: Context | None) -> None:
@@ -50,9 +64,11 @@ class _Instrument:
         try:
             if self._pipeline is not current:
                 self._settle(current)
-            if attributes and any(map(is_reserved_here, attributes)):
-                attributes = without_reserved(attributes)
-            self._real(value, attributes, context)
+            if self._sharded is not None and self._least <= value < INFINITY:
+                shard = self._sharded.shard(attributes)
+                shard.series.record(shard, value, context)
+            else:
+                self._real(value, cleaned(attributes), context)
         except Exception as error:  # a value that is no number, attributes that are no mapping
             count("measurement.ignored")
             say_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
@@ -61,17 +77,23 @@ class _Instrument:
         with self._lock:
             if self._pipeline is current:
                 return
+            self._sharded, self._real = None, _drop
             try:
                 meter = current.meter_provider.get_meter(self.scope)
                 instrument = getattr(meter, self._create)(
                     self.name, unit=self.unit, description=self.description, **self._advice
                 )
                 self._real = getattr(instrument, self._verb)
+                if self._least < INFINITY:
+                    self._sharded = current.link_instrument(instrument, self._bounds())
             except Exception as error:
                 count("instrument.not_made")
                 say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
-                self._real = _drop
             self._pipeline = current
+
+    def _bounds(self) -> Sequence[float] | None:
+        """Return the bounds of a histogram's buckets; None for a kind that sums."""
+        return None
 
     def __repr__(self) -> str:
         return f"<clew {type(self).__name__} {self.name!r} of {self.scope!r}>"
@@ -81,34 +103,45 @@ def _drop(value: float, attributes: Attributes | None, context: Context | None) 
     """Record nothing."""
 
 
-def is_reserved_here(name: str) -> bool:
-    """Tell whether an attribute of the user's own instruments is ignored; ``error.type`` is theirs to use."""
-    return name != "error.type" and name != "operation.name" and is_reserved(name)
-
-
-def without_reserved(attributes: Attributes) -> dict[str, Any]:
-    """Return the attributes without the reserved names, each of which is counted and said once."""
-    kept: dict[str, Any] = {}
-    for name, value in attributes.items():
-        if is_reserved_here(name):
-            count("attribute.ignored")
-            say_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
-        else:
-            kept[name] = value
-    return kept
-
-
 I = TypeVar("I", bound=_Instrument)  # noqa: E741
 
 
 class _Bound(Generic[I]):
-    """An instrument with its attributes given once; by the specification's Bind, provisional while that is."""
+    """An instrument with its attributes given once; by the specification's Bind, provisional while that is.
 
-    __slots__ = ("_attributes", "_instrument")
+    Linked to its shards at its first use under a pipeline, so that from then on no attributes are looked at.
+    """
+
+    __slots__ = ("__weakref__", "_attributes", "_instrument", "_local")
 
     def __init__(self, instrument: I, attributes: Attributes) -> None:
         self._instrument = instrument
-        self._attributes = dict(attributes)
+        self._attributes = cleaned(attributes)
+        self._local: Any = None
+        pipeline.linked.add(self)
+
+    def cut(self) -> None:
+        """Let go of the pipeline, which is about to change."""
+        self._local = None
+
+    def _record(self, amount: float, context: Context | None) -> None:
+        local = self._local
+        try:
+            if local is not None and self._instrument._least <= amount < INFINITY:
+                shard = local.shard
+                shard.series.record(shard, amount, context)
+                return
+        except TypeError:  # no number; the instrument says so
+            local = None
+        self._instrument._measure(amount, self._attributes, context)
+        if local is None:
+            self._link()
+
+    def _link(self) -> None:
+        instrument = self._instrument
+        with pipeline.switching:
+            if instrument._sharded is not None and instrument._pipeline is pipeline.current:
+                self._local = instrument._sharded.local(self._attributes)
 
 
 class BoundCounter(_Bound["Counter"]):
@@ -116,7 +149,7 @@ class BoundCounter(_Bound["Counter"]):
 
     def add(self, amount: float, context: Context | None = None) -> None:
         """Add `amount`, which is not negative, in `context` or else the current one."""
-        self._instrument._measure(amount, self._attributes, context)
+        self._record(amount, context)
 
 
 class BoundUpDownCounter(_Bound["UpDownCounter"]):
@@ -124,7 +157,7 @@ class BoundUpDownCounter(_Bound["UpDownCounter"]):
 
     def add(self, amount: float, context: Context | None = None) -> None:
         """Add `amount`, in `context` or else the current one."""
-        self._instrument._measure(amount, self._attributes, context)
+        self._record(amount, context)
 
 
 class BoundHistogram(_Bound["Histogram"]):
@@ -132,7 +165,7 @@ class BoundHistogram(_Bound["Histogram"]):
 
     def record(self, amount: float, context: Context | None = None) -> None:
         """Record `amount`, which is not negative, in `context` or else the current one."""
-        self._instrument._measure(amount, self._attributes, context)
+        self._record(amount, context)
 
 
 class BoundGauge(_Bound["Gauge"]):
@@ -140,7 +173,7 @@ class BoundGauge(_Bound["Gauge"]):
 
     def set(self, amount: float, context: Context | None = None) -> None:
         """Set the gauge to `amount`, in `context` or else the current one."""
-        self._instrument._measure(amount, self._attributes, context)
+        self._record(amount, context)
 
 
 class Counter(_Instrument, metrics.Counter):
@@ -161,6 +194,7 @@ class UpDownCounter(_Instrument, metrics.UpDownCounter):
     """An up-down counter: the OTel API's own, with `bind`."""
 
     _create, _verb = "create_up_down_counter", "add"
+    _least = -sys.float_info.max
 
     def add(self, amount: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         """Add `amount`, which may be negative."""
@@ -176,6 +210,10 @@ class Histogram(_Instrument, metrics.Histogram):
 
     _create, _verb = "create_histogram", "record"
 
+    def _bounds(self) -> Sequence[float]:
+        bounds: Sequence[float] = self._advice.get("explicit_bucket_boundaries_advisory", DEFAULT_BOUNDS)
+        return bounds
+
     def record(self, amount: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         """Record `amount`, which is not negative."""
         self._measure(amount, attributes, context)
@@ -186,9 +224,10 @@ class Histogram(_Instrument, metrics.Histogram):
 
 
 class Gauge(_Instrument, metrics._Gauge):
-    """A gauge: the OTel API's own, with `bind`."""
+    """A gauge: the OTel API's own, with `bind`. Its last value is what counts, so it is never in shards."""
 
     _create, _verb = "create_gauge", "set"
+    _least = INFINITY
 
     def set(self, amount: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         """Set the gauge to `amount`."""
@@ -211,11 +250,11 @@ def _make(kind: type[I], name: str, unit: str, description: str, scope: str | No
         )
     if not isinstance(unit, str) or not unit.isascii() or len(unit) > 63:
         raise ValueError(f"clew.{what}({name!r}): a unit has at most 63 ASCII characters, not {unit!r}")
-    scope = scope or sys._getframe(2).f_globals.get("__name__") or "clew"
-    identity = (kind, name.lower(), unit, description, scope, *advice.items())
+    owner: str = scope or sys._getframe(2).f_globals.get("__name__") or "clew"
+    identity = (kind, name.lower(), unit, description, owner, *advice.items())
     found = _made.get(identity)
     if found is None:
-        found = kind(name, unit, description, scope, **advice)
+        found = kind(name, unit, description, owner, **advice)
         if len(_made) < _MOST_KEPT:
             found = _made.setdefault(identity, found)
     return found

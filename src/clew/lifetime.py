@@ -12,8 +12,10 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -59,6 +61,8 @@ def release(mortal: Mortal) -> None:
     at_exit = _exits.pop(mortal, None)
     if at_exit is not None:
         atexit.unregister(at_exit)
+    if not _mortals:
+        _leave_sigterm()
 
 
 _mortals: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -97,8 +101,11 @@ def _end(mortal: Mortal, *, at_exit: bool) -> None:
 
 # forks
 
+_newest: weakref.ref[Mortal] | None = None
+
 
 def _attend_forks(mortal: Mortal) -> None:
+    global _newest
     if not hasattr(os, "register_at_fork"):
         return
     reference = weakref.ref(mortal)
@@ -108,7 +115,10 @@ def _attend_forks(mortal: Mortal) -> None:
         if found is not None and found in _mortals:
             found.begin_in_child()
             _attend_multiprocessing(found)
+        if reference is _newest:  # all have begun anew
+            _after_fork()
 
+    _newest = reference
     # registered after the SDK's own hooks, so that what they set in the child is ours to correct
     os.register_at_fork(after_in_child=after_in_child)
 
@@ -169,6 +179,42 @@ def _attend_sigterm() -> None:
             "clew.configure() was not called in the main thread, where alone signal handlers are set: what has been "
             "measured since the last export is lost when SIGTERM ends this process",
         )
+
+
+def _leave_sigterm() -> None:
+    with suppress(ValueError):  # in another thread than the main one: the handler stays, and does what there was before
+        if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Masks(threading.local):
+    """What a thread that forks has blocked before."""
+
+    def __init__(self) -> None:
+        self.before: set[Any] | None = None
+
+
+_masks = _Masks()
+
+
+def _before_fork() -> None:
+    """Block SIGTERM for the time of a fork.
+
+    The interpreter forgets in the child the signals that it has caught and not handled yet; one that came to a child so
+    early would be lost, and who waits for the child's end (a pool that is terminated) would wait for ever.
+    """
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _after_fork() -> None:
+    before, _masks.before = _masks.before, None
+    if before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork)
 
 
 def _on_sigterm(number: int, frame: Any) -> None:

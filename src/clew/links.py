@@ -6,13 +6,16 @@ thread's shard without asking anybody. When the pipeline changes every link is c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from clew.attributes import Computed, Key, Value, clean, key_of
+from clew.attributes import Computed, Key, Value, clean, clean_instrument_attributes, key_of
+from clew.diagnostics import count
 from clew.failures import failure
-from clew.metrics.sharded import ShardedOperation, ShardedSeries
-from clew.metrics.shards import OperationLocal, SeriesLocal, Shard
+from clew.metrics.sharded import ShardedInstrument, ShardedOperation, ShardedSeries
+from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
+from clew.pipeline import INSTRUMENT_SETS, OVERFLOW
 
 if TYPE_CHECKING:
     from clew.measure import Site
@@ -34,6 +37,80 @@ class Link:
     def end(self, shard: Shard, nanoseconds: int, error: BaseException | None, reason: str | None = None) -> None:
         """Record a run that an exception has left, or that was told to have failed."""
         fail(self.operation, shard, nanoseconds, error, self._expected, reason)
+
+
+class InstrumentLink:
+    """One of the user's instruments in shards: its series by their attributes, and each thread's shards."""
+
+    __slots__ = ("_instrument", "_local", "_lock", "_overflow", "_series")
+
+    def __init__(self, instrument: ShardedInstrument) -> None:
+        self._instrument = instrument
+        self._local = OperationLocal()
+        self._lock = threading.Lock()
+        self._series: dict[Key, Series] = {}
+        self._overflow: Series | None = None
+
+    def shard(self, attributes: Mapping[str, Any] | None) -> Shard:
+        """Return the calling thread's shard of the series of these attributes."""
+        if not attributes:
+            attributes = _NO_ATTRIBUTES
+        items = tuple(attributes.items())
+        try:
+            shard = self._local.shards.get(items)
+        except TypeError:  # a list among the values
+            return self._find(attributes, None)
+        if shard is not None:
+            return shard  # type: ignore[no-any-return]
+        types = tuple(map(type, attributes.values()))
+        lookup = lookup_of(items, types)
+        shard = self._local.shards.get(lookup)
+        return self._find(attributes, lookup) if shard is None else shard
+
+    def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
+        series = self._series_of(attributes)
+        shard = self._local.shard_of(series)
+        if lookup is not None and series is not self._overflow:
+            self._local.shards[lookup] = shard
+        return shard
+
+    def _series_of(self, attributes: Mapping[str, Any]) -> Series:
+        cleaned = clean_instrument_attributes(attributes)
+        key = key_of(cleaned)
+        series = self._series.get(key)
+        if series is not None:
+            return series
+        with self._lock:
+            series = self._series.get(key)
+            if series is None:
+                if len(self._series) >= INSTRUMENT_SETS:
+                    return self._beyond()
+                series = self._series[key] = self._instrument.new_series(cleaned, key, cleaned)
+            return series
+
+    def _beyond(self) -> Series:
+        """Return the series of all attribute sets past the limit."""
+        count("attributes.overflow")
+        if self._overflow is None:
+            self._overflow = self._instrument.new_series({OVERFLOW: True}, (), {})
+        return self._overflow
+
+    def local(self, attributes: Mapping[str, Any]) -> SeriesLocal:
+        """Return each thread's shard of the series of these attributes."""
+        return SeriesLocal(self._series_of(attributes))
+
+
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
+
+
+def lookup_of(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> Any:
+    """Return what attributes are looked up by in a thread's table, or None where they cannot be.
+
+    As keys True, 1 and 1.0 are equal, so only texts are looked up without their types.
+    """
+    if types.count(str) == len(types):
+        return items
+    return (items, types) if _PLAIN.issuperset(types) else None
 
 
 class ComputedLink:
@@ -68,16 +145,10 @@ class ComputedLink:
         return self._local.shard_of(shard.series)
 
     def _typed(self, given: Mapping[str, Any], items: tuple[Any, ...]) -> Shard:
-        """Return the shard for attributes that are not looked up as they are: new ones, or not all of them texts.
-
-        As keys True, 1 and 1.0 are equal, so only texts are looked up without their types.
-        """
-        types = tuple(map(type, given.values()))
-        lookup = items if types.count(str) == len(types) else (items, types)
+        """Return the shard for attributes that are not looked up as they are: new ones, or not all of them texts."""
+        lookup = lookup_of(items, tuple(map(type, given.values())))
         shard = self._local.shards.get(lookup)
-        if shard is not None:
-            return shard  # type: ignore[no-any-return]
-        return self._find(clean(given), lookup if _PLAIN.issuperset(types) else None)
+        return self._find(clean(given), lookup) if shard is None else shard
 
     def _find(self, attributes: Mapping[str, Value], lookup: Any) -> Shard:
         key = key_of(attributes)

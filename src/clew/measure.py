@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns as clock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import pipeline
 from clew.attributes import Computed, Value, clean, key_of
@@ -40,10 +40,11 @@ class Measure:
 
     _link: Link | None
     _run: Run | None
+    _started: Any  # by `perf_counter_ns`, 0 where the run knows; None before the block
 
     def __init__(self, name: str | None) -> None:
         self._name = name
-        self._started: int | None = None
+        self._started = None
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -62,7 +63,8 @@ class Measure:
         span: bool | None,
     ) -> Any:
         if isinstance(function, (staticmethod, classmethod)):
-            return type(function)(self._decorate(function.__func__, attributes, expected, failed, span))
+            method = cast("Any", function)
+            return type(method)(self._decorate(method.__func__, attributes, expected, failed, span))
         if inspect.isclass(function) or not callable(function):
             raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
         name = self._name or checked_name(_qualified_name(function))
@@ -123,7 +125,7 @@ class Measure:
                 self._run.end(error)
                 self._run = None
             return
-        nanoseconds = clock() - self._started  # type: ignore[operator]
+        nanoseconds: int = clock() - self._started
         self._link = self._run = None
         shard = link.local.shard  # asked again, since a block may be left in another thread
         if error is not None:
@@ -360,17 +362,16 @@ def measure(
         return Measure(name)
     if name is not None and not isinstance(name, str):
         if callable(name) or isinstance(name, (staticmethod, classmethod)):
-            return Measure(None)(name)
+            return Measure(None)(cast("Any", name))
         raise TypeError(f"clew.measure takes an operation's name or a function, not {name!r}")
     if name is not None:
         checked_name(name)
     owner = "clew.measure" if name is None else f"clew.measure({name!r})"
     if attributes is not None and not callable(attributes) and not isinstance(attributes, Mapping):
         raise TypeError(f"{owner}: attributes takes a mapping or a callable, not {attributes!r}")
-    if expected != _NO_EXCEPTIONS:
-        expected = exception_types(expected, owner)
+    kinds = exception_types(expected, owner)
     if failed is not None and not callable(failed):
         raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
     if plain:
         return Measure(name)
-    return _Given(name, attributes, expected, failed, span)
+    return _Given(name, attributes, kinds, failed, span)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
-    from clew.links import Link
+    from clew.links import InstrumentLink, Link
     from clew.metrics.recorder import OperationRecorder, Recorder, SeriesRecorder
 
 ATTRIBUTE_SETS = 100
@@ -98,6 +98,18 @@ class Pipeline:
         with switching:
             if self is current and len(self.block_links) < INSTRUMENT_SETS:
                 self.block_links[name] = link_block(name, self)
+
+    def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentLink | None:
+        """Return the short way into one of the user's instruments, or None where there is none.
+
+        `bounds` are those of a histogram's buckets; None for an instrument that sums.
+        """
+        sharded = self.recorder.instrument(instrument, bounds)
+        if sharded is None:
+            return None
+        from clew.links import InstrumentLink
+
+        return InstrumentLink(sharded)
 
     def _further_operation(self) -> Operation:
         count("operation.overflow")

@@ -16,14 +16,14 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from opentelemetry.context import Context, attach, create_key, get_current
 
 from clew.diagnostics import count, say_once
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound="classmethod[Any, Any, Any]")
 
 REQUEST_KEY = create_key("clew-request")
 
@@ -188,7 +188,7 @@ class RequestCell:
 def cell_in(context: Context) -> RequestCell | None:
     """Return the cell of the request that `context` belongs to, for the task or thread that asks."""
     cell = cast("RequestCell | None", context.get(REQUEST_KEY))
-    return cell if cell is None or cell._keepers is None else cell.live()
+    return cell if cell is None or cell._keepers is None else cell.live()  # pyright: ignore[reportPrivateUsage]
 
 
 def request_id_in(context: Context) -> str | None:
@@ -260,13 +260,14 @@ class Request:
         leave(cell, before, within)
 
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    def __call__(self, function: F, /) -> F: ...
     @overload
-    def __call__(self, function: Any, /) -> Any: ...
+    def __call__(self, function: M, /) -> M: ...
     def __call__(self, function: Any, /) -> Any:
         """Decorate a function or coroutine function: each call is a request of its own."""
         if isinstance(function, (staticmethod, classmethod)):
-            return type(function)(self(function.__func__))
+            method = cast("Any", function)
+            return type(method)(self(method.__func__))
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"clew.request() cannot decorate the generator function {function.__qualname__}: its body runs a step "
@@ -309,7 +310,7 @@ def leave(cell: RequestCell, before: Context, within: Context) -> None:
 
 
 @overload
-def request(value: Callable[P, R], /) -> Callable[P, R]: ...
+def request(value: F, /) -> F: ...
 @overload
 def request(value: str | None = None, /) -> Request: ...
 def request(value: Any = None, /) -> Any:

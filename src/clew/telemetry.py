@@ -13,7 +13,7 @@ from clew.delivery import PeriodicReader, deliver
 from clew.diagnostics import say_once
 from clew.failures import Expected
 from clew.metrics.recorder import PortableRecorder
-from clew.metrics.sharded import ShardedMeterProvider, recorder_for
+from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider
 from clew.providers import Given
 from clew.request import policy
 from clew.settings import ConfigurationError, Problem, Settings, load_settings
@@ -144,7 +144,7 @@ class Telemetry:
         _use(
             pipeline.Pipeline(
                 meter_provider,
-                recorder_for(meter_provider)
+                OwnRecorder(meter_provider)
                 if isinstance(meter_provider, ShardedMeterProvider)
                 else PortableRecorder(meter_provider),
                 tracer=signals.tracer_provider.get_tracer("clew", __version__),

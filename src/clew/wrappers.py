@@ -185,7 +185,7 @@ def _end_generator(run: Run, error: BaseException, watch: _Watch | None) -> None
         run.end(error)
 
 
-def _generator(function: Function, site: Site) -> Function:
+def _generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) -> Function:
     @functools.wraps(function)
     def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         watch = kwargs.pop(_WATCH, None)

@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.view import (
 import clew
 from clew import pipeline
 from clew.metrics.recorder import PortableRecorder
-from clew.metrics.sharded import ShardedMeterProvider, ShardedRecorder, recorder_for
+from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider, ShardedOperation
 
 DELTA = dict.fromkeys((Counter, Histogram, UpDownCounter), AggregationTemporality.DELTA)
 LIMITS = "aggregation_cardinality_limit" in inspect.signature(View).parameters
@@ -78,6 +78,7 @@ VIEWS: dict[str, Callable[[], list[View]]] = {
 class Call:
     operation: str
     form: str
+    bound: bool
     attributes: tuple[tuple[str, Any], ...]
     nanoseconds: int
     request_id: str | None
@@ -88,7 +89,10 @@ class Call:
 calls = st.builds(
     Call,
     operation=st.sampled_from(["a", "b"]),
-    form=st.sampled_from(["function", "computed", "block", "plain block", "generator", "told"]),
+    form=st.sampled_from(
+        ["function", "computed", "block", "plain block", "generator", "told", "count", "up and down", "size"]
+    ),
+    bound=st.booleans(),
     attributes=st.lists(
         st.tuples(st.sampled_from(["tier", "size"]), st.sampled_from(["gold", "x", True, 1, 1.0, 0, False, (1, 2)])),
         max_size=2,
@@ -146,8 +150,19 @@ class Program:
 
     def _run(self, call: Call) -> None:
         attributes = dict(call.attributes)
+        value = call.nanoseconds if call.nanoseconds % 2 else call.nanoseconds / 2**20
         with suppress(ValueError, KeyError):
-            if call.form == "block":
+            if call.form == "count":
+                counter = clew.counter(call.operation, scope="test")
+                counter.bind(attributes).add(value) if call.bound else counter.add(value, attributes)
+            elif call.form == "up and down":
+                value = -value if call.error else value
+                instrument = clew.up_down_counter(f"{call.operation}.used", scope="test")
+                instrument.bind(attributes).add(value) if call.bound else instrument.add(value, attributes)
+            elif call.form == "size":
+                histogram = clew.histogram(f"{call.operation}.size", scope="test", bounds=(0, 1, 100_000, 10**9))
+                histogram.bind(attributes).record(value) if call.bound else histogram.record(value, attributes)
+            elif call.form == "block":
                 with clew.measure(call.operation, attributes=attributes):
                     self.body(call)
             elif call.form == "plain block":
@@ -192,10 +207,10 @@ def exemplars(point: Any) -> list[Any]:
     )
 
 
-def point_of(point: Any, *, sampled: bool) -> dict[str, Any]:
+def point_of(point: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"attributes": {name: (type(v), v) for name, v in point.attributes.items()}}
     if hasattr(point, "value"):
-        return found | {"value": point.value}
+        return found | {"value": pytest.approx(point.value, rel=1e-9), "exemplars": exemplars(point)}
     found |= {"count": point.count, "sum": pytest.approx(point.sum, rel=1e-9, abs=1e-12)}
     found |= {"min": point.min, "max": point.max}
     if hasattr(point, "bucket_counts"):
@@ -219,7 +234,7 @@ def collected(reader: InMemoryMetricReader) -> dict[str, Any]:
             for metric in scope.metrics:
                 if metric.name == "clew.events":
                     continue
-                points = [point_of(point, sampled=True) for point in metric.data.data_points]
+                points = [point_of(point) for point in metric.data.data_points]
                 points.sort(key=lambda point: repr(sorted((k, repr(v)) for k, v in point["attributes"].items())))
                 assert metric.name not in found
                 temporality = metric.data.aggregation_temporality
@@ -235,7 +250,7 @@ def outcome(
     provider = ShardedMeterProvider(
         made, views=clew.views(*VIEWS[views]()), exemplar_filter=clew.exemplar_filter(), shutdown_on_exit=False
     )
-    used = PortableRecorder(provider) if recorder else recorder_for(provider)
+    used = PortableRecorder(provider) if recorder else OwnRecorder(provider)
     pipeline.use(pipeline.Pipeline(provider, used))
     program = Program()
     found: list[Any] = []
@@ -252,7 +267,7 @@ def outcome(
         found += [collected(reader) for reader in made]
     finally:
         pipeline.use(None)
-    return found, isinstance(used, ShardedRecorder)
+    return found, isinstance(used.operation({}), ShardedOperation)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -275,7 +290,7 @@ def test_what_arrives_is_the_same(steps: list[Any], views: str, readers: list[st
 def totals(found: list[Any]) -> list[Any]:
     return [
         {
-            name: (len(metric[4]), sum(point.get("count", point.get("value")) for point in metric[4]))
+            name: (len(metric[4]), sum(point["count"] for point in metric[4] if "count" in point))
             for name, metric in collection.items()
         }
         for collection in found

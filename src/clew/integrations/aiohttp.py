@@ -7,46 +7,44 @@ session = clew.integrations.aiohttp.instrument(aiohttp.ClientSession())
 
 from __future__ import annotations
 
-from typing import Any
-
-import aiohttp
+from importlib import import_module
+from typing import Any, TypeVar, cast
 
 from clew.integrations.onward import pass_on
 from clew.redirects import redirect_target
 
 __all__ = ["instrument"]
 
+Session = TypeVar("Session")
 
-def instrument(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
+_aiohttp: Any = import_module("aiohttp")
+
+
+def instrument(session: Session) -> Session:
     """Let `session` send the ID of the current request with each call, redirects included, to hosts that may have it.
 
     Returns:
-        `session`, the same object.
+        `session`, the same object, an `aiohttp.ClientSession`.
 
     Raises:
-        TypeError: `session` is no `aiohttp.ClientSession`.
+        TypeError: `session` is none.
     """
-    if not isinstance(session, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(session, _aiohttp.ClientSession):
         raise TypeError(f"instrument() takes an aiohttp.ClientSession, not {type(session).__name__}")
-    if not any(isinstance(config, _TraceConfig) for config in session.trace_configs):
-        config = _TraceConfig()
+    configs: list[Any] = cast("Any", session).trace_configs
+    if not any(_before_call in config.on_request_start for config in configs):
+        config = _aiohttp.TraceConfig()
         config.on_request_start.append(_before_call)
         config.on_request_redirect.append(_before_redirect)
         config.freeze()
-        session.trace_configs.append(config)
+        configs.append(config)
     return session
 
 
-class _TraceConfig(aiohttp.TraceConfig):
-    """Ours, to be known again."""
-
-
-async def _before_call(_session: aiohttp.ClientSession, _context: Any, call: aiohttp.TraceRequestStartParams) -> None:
+async def _before_call(_session: Any, _context: Any, call: Any) -> None:
     pass_on(call.headers, str(call.url))
 
 
-async def _before_redirect(
-    _session: aiohttp.ClientSession, _context: Any, call: aiohttp.TraceRequestRedirectParams
-) -> None:
+async def _before_redirect(_session: Any, _context: Any, call: Any) -> None:
     """The same headers go on to where the response points."""
     pass_on(call.headers, redirect_target(call.url, call.response))

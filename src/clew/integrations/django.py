@@ -123,9 +123,7 @@ class RequestMiddleware:
         self._incoming = incoming(_SETTING, **options)
         self._is_async = inspect.iscoroutinefunction(get_response)
         if self._is_async:
-            from asgiref.sync import markcoroutinefunction
-
-            markcoroutinefunction(self)
+            import_module("asgiref.sync").markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
         """Answer a request, or return the coroutine that does."""

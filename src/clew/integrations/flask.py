@@ -9,16 +9,13 @@ clew.integrations.flask.instrument(app)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from clew.integrations.wsgi import Environ, RequestMiddleware
 
-if TYPE_CHECKING:
-    from flask import Flask
-
 __all__ = ["RequestMiddleware", "instrument"]
 
-App = TypeVar("App", bound="Flask")
+App = TypeVar("App")
 
 
 def instrument(
@@ -44,10 +41,13 @@ def instrument(
         `app`, the same object.
 
     Raises:
-        TypeError, ValueError: A keyword has a value that it does not take.
+        TypeError, ValueError: `app` is no Flask application, or a keyword has a value that it does not take.
     """
-    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
-        app.wsgi_app,
+    if not callable(getattr(app, "wsgi_app", None)):
+        raise TypeError(f"instrument() takes a Flask application, not {type(app).__name__}")
+    flask = cast("Any", app)
+    flask.wsgi_app = RequestMiddleware(
+        flask.wsgi_app,
         headers=headers,
         validator=validator,
         transformer=transformer,

@@ -6,14 +6,17 @@ nanoseconds. Recorders differ in speed, never in what arrives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.context import Context, create_key, set_value
 from opentelemetry.metrics import MeterProvider
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
+
+if TYPE_CHECKING:
+    from clew.metrics.sharded import ShardedInstrument
 
 DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -46,6 +49,7 @@ class OperationRecorder(Protocol):
 
         `given` are the user's among them, by which the same series is found with an error type, and `key` is their key.
         """
+        ...
 
 
 class Recorder(Protocol):
@@ -53,9 +57,17 @@ class Recorder(Protocol):
 
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of the operation that has these attributes on ``operation.active``."""
+        ...
+
+    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
+        """Return one of the user's instruments in shards; None where it has to be recorded into as it is.
+
+        `bounds` are those of a histogram's buckets; None for an instrument that sums.
+        """
 
     def renewed(self) -> Recorder:
         """Return a recorder like this one for a forked child, into which nothing has been recorded."""
+        ...
 
 
 class PortableRecorder:
@@ -76,6 +88,9 @@ class PortableRecorder:
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of one operation."""
         return _PortableOperation(self.duration, self.active, attributes)
+
+    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> None:
+        """Return None: every instrument is recorded into as it is."""
 
     def renewed(self) -> PortableRecorder:
         """Return this one: it keeps nothing itself."""

@@ -26,6 +26,8 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
   (without: it has none, which is said once).
 - ``MeterProvider._meters`` and ``Meter._instrument_registration_lock``: a lock that another thread of the parent held
   during the fork. Without: it is left as it is.
+- ``View._aggregation_cardinality_limit``: to tell whether the SDK limits attribute sets itself. Without: `clew` does,
+  for its own instruments.
 - ``LoggerProvider._multi_log_record_processor`` with ``_log_record_processors``: to put the request ID on log records
   before a processor that is there already takes them. Without: it is put on after them.
 """
@@ -56,9 +58,8 @@ from opentelemetry.sdk.metrics.view import (
     View,
 )
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
-from clew.__about__ import __version__
 from clew.diagnostics import say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 
@@ -80,6 +81,9 @@ def reservoir_for(aggregation: type) -> Callable[..., Any]:
         return SpreadReservoir
     return NewestReservoir if "LastValue" in name else LargestReservoir
 
+
+HAS_CARDINALITY_LIMIT = hasattr(View(instrument_name="-"), "_aggregation_cardinality_limit")
+"""Whether the SDK limits the attribute sets of an instrument itself."""
 
 _PLAIN_RESERVOIRS = getattr(View(instrument_name="-"), "_exemplar_reservoir_factory", None)
 
@@ -278,7 +282,9 @@ def _limit(view: Any, reader: Any, kind: type) -> int:
     return limits.get(kind, CARDINALITY_LIMIT)
 
 
-def join(reader: MetricReader, provider: MeterProvider, collect: Callable[[MetricReader], list[Metric]]) -> bool:
+def join(
+    reader: MetricReader, provider: MeterProvider, collect: Callable[[MetricReader], list[tuple[Scope, Metric]]]
+) -> bool:
     """Join the metrics that `collect` returns with what the SDK collects for a reader; False where that cannot be."""
     consumer: Any = getattr(provider, "_measurement_consumer", None)
     set_callback: Any = getattr(reader, "_set_collect_callback", None)
@@ -294,16 +300,18 @@ def join(reader: MetricReader, provider: MeterProvider, collect: Callable[[Metri
     return True
 
 
-_SCOPE = InstrumentationScope("clew", __version__)
+def _with_metrics(data: MetricsData | None, metrics: list[tuple[Scope, Metric]], resource: Resource) -> MetricsData:
+    scopes: dict[Scope, ScopeMetrics] = {}
+    if data is not None and data.resource_metrics:
+        resource = data.resource_metrics[0].resource
+        scopes = {scope.scope: scope for scope in data.resource_metrics[0].scope_metrics}
+    for scope, metric in metrics:
+        found = scopes.get(scope)
+        earlier = [] if found is None else found.metrics
+        scopes[scope] = ScopeMetrics(scope, [*earlier, metric], scope.schema_url or "")
+    return MetricsData([ResourceMetrics(resource, list(scopes.values()), resource.schema_url)])
 
 
-def _with_metrics(data: MetricsData | None, metrics: list[Metric], resource: Resource) -> MetricsData:
-    resource_metrics = data.resource_metrics[0] if data is not None and data.resource_metrics else None
-    scopes = [] if resource_metrics is None else list(resource_metrics.scope_metrics)
-    for place, scope in enumerate(scopes):
-        if scope.scope == _SCOPE:
-            scopes[place] = ScopeMetrics(scope.scope, [*scope.metrics, *metrics], scope.schema_url)
-            break
-    else:
-        scopes.append(ScopeMetrics(_SCOPE, metrics, ""))
-    return MetricsData([ResourceMetrics(resource, scopes, resource.schema_url)])
+def scope_of(instrument: Any) -> Scope:
+    """Return the scope of one of the SDK's instruments."""
+    return instrument.instrumentation_scope  # type: ignore[no-any-return]

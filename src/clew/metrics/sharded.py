@@ -8,16 +8,13 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.sdk.metrics import (
-    AlwaysOffExemplarFilter,
-    ExemplarFilter,
-    MeterProvider,
-)
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, ExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, MetricReader
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from clew.attributes import Key, Value
 from clew.diagnostics import say_once
@@ -25,20 +22,154 @@ from clew.metrics import sdk
 from clew.metrics.exemplars import Kept
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, OperationLocal, Page, Series
-from clew.metrics.streams import DurationStream, Plan, RunningStream, nanosecond_bounds
+from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream, shard_bounds
+
+NANOSECONDS = 1_000_000_000
+
+
+class ShardedInstrument:
+    """One instrument that is counted in shards, and its streams for each reader.
+
+    Args:
+        provider: Whose Views and readers it serves.
+        instrument: The SDK's own instrument of that name, which is asked about and never recorded into.
+        bounds: A histogram's advised bounds in its unit; None for an instrument that sums.
+        scale: How many of the shards' units make one of the instrument's.
+    """
+
+    def __init__(
+        self,
+        provider: ShardedMeterProvider,
+        instrument: Any,
+        bounds: Sequence[float] | None,
+        scale: int = 1,
+    ) -> None:
+        self.scope: InstrumentationScope = sdk.scope_of(instrument)
+        self.bounds: tuple[float, ...] = ()
+        self._provider = provider
+        self._instrument = instrument
+        self._advised = bounds
+        self._scale = scale
+        self._series: list[Series] = []
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakKeyDictionary[MetricReader, list[Stream]] = weakref.WeakKeyDictionary()
+        exemplar_filter = sdk.exemplar_filter_of(provider)
+        self._keep = _keeping(exemplar_filter, scale)
+        self._never_keeps = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
+
+    def serve(self, readers: list[MetricReader]) -> bool:
+        """Plan the streams of all readers; False where one of them needs the SDK's own aggregation."""
+        planned: list[tuple[MetricReader, list[Plan]]] = []
+        for reader in readers:
+            plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
+            if plans is None:
+                return False
+            planned.append((reader, plans))
+        if self._advised is not None:
+            wanted = {b for _, plans in planned for plan in plans for b in shard_bounds(plan.bounds or (), self._scale)}
+            self.bounds = tuple(sorted(wanted))
+        for reader, plans in planned:
+            self._streams[reader] = [self._stream(plan) for plan in plans]
+        return True
+
+    def serve_another(self, reader: MetricReader) -> None:
+        """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
+        plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
+        known = set(self.bounds)
+        if plans is None or any(not known.issuperset(shard_bounds(p.bounds or (), self._scale)) for p in plans):
+            say_once(
+                ("reader added later", self._instrument.name),
+                "A metric reader that was added after clew.configure() wants %s aggregated otherwise than it is kept; "
+                "give it to configure() as metric_readers=[…]. It gets the buckets that are there",
+                self._instrument.name,
+            )
+            plans = [self._plain()]
+        self._streams[reader] = [self._stream(plan) for plan in plans]
+
+    def _plain(self) -> Plan:
+        own, scale = self._instrument, self._scale
+        bounds = None if self._advised is None else tuple(b if scale == 1 else b / scale for b in self.bounds)
+        cumulative = AggregationTemporality.CUMULATIVE
+        return Plan(own.name, own.description, own.unit, cumulative, sdk.CARDINALITY_LIMIT, bounds=bounds)
+
+    def _stream(self, plan: Plan) -> Stream:
+        if plan.bounds is not None:
+            return HistogramStream(plan, self.bounds, self._scale)
+        return SumStream(plan, is_monotonic=isinstance(self._instrument, Counter))
+
+    def new_series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> Series:
+        """Make the series of one attribute set."""
+        largest = [NEVER if self._never_keeps else -NEVER] * (len(self.bounds) + 1)
+        series = Series(attributes, key, given, self.bounds, largest, self._keep)
+        with self._lock:
+            self._series.append(series)
+        return series
+
+    def share_out(self) -> None:
+        """Take what all shards have grown by, and give it to the streams of all readers."""
+        readers = list(self._streams.values())
+        with self._lock:
+            all_series = self._series[:]
+        for series in all_series:
+            grown = series.grown()
+            if grown is not None:
+                for _, kept in grown.held:
+                    kept.attributes = series.attributes
+                for streams in readers:
+                    for stream in streams:
+                        stream.add(series, grown)
+                self._grew(series, grown.running if grown.ran else None)
+
+    def _grew(self, series: Series, running: int | None) -> None:
+        """Learn that a series has grown, and by how many its running operations, if that was touched."""
+
+    def metrics(self, reader: MetricReader, now: int) -> list[Metric]:
+        """Return what a reader exports."""
+        found = [stream.metric(now) for stream in self._streams.get(reader, ())]
+        return [metric for metric in found if metric is not None]
+
+
+class _RunningOperations(ShardedInstrument):
+    """``operation.active``: it has no series of its own, what runs is counted where durations are."""
+
+    def add(self, operation: ShardedOperation, amount: int) -> None:
+        for streams in self._streams.values():
+            for stream in streams:
+                if isinstance(stream, SumStream):
+                    stream.add_to(operation, operation.attributes, operation.created, amount)
+
+
+class _Durations(ShardedInstrument):
+    """``operation.duration``, whose shards also count what runs."""
+
+    def __init__(self, provider: ShardedMeterProvider, instrument: Any, running: _RunningOperations) -> None:
+        super().__init__(provider, instrument, DURATION_BOUNDS, NANOSECONDS)
+        self._running = running
+        self._operations: dict[Series, ShardedOperation] = {}
+
+    def series_of(
+        self, operation: ShardedOperation, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]
+    ) -> Series:
+        series = self.new_series(attributes, key, given)
+        self._operations[series] = operation
+        return series
+
+    def _grew(self, series: Series, running: int | None) -> None:
+        if running is not None:
+            self._running.add(self._operations[series], running)
 
 
 class ShardedOperation:
     """One operation: its series, and the shards of each thread."""
 
-    __slots__ = ("_base", "_recorder", "attributes", "created", "local")
+    __slots__ = ("_base", "_durations", "attributes", "created", "local")
 
-    def __init__(self, recorder: ShardedRecorder, attributes: Mapping[str, Value]) -> None:
-        self._recorder = recorder
+    def __init__(self, durations: _Durations, attributes: Mapping[str, Value]) -> None:
+        self._durations = durations
         self.attributes = attributes
         self.created = time.time_ns()
         self.local = OperationLocal()
-        self._base = recorder.new_series(self, attributes, (), {})
+        self._base = durations.series_of(self, attributes, (), {})
 
     def begin(self) -> None:
         """One more run is under way."""
@@ -50,7 +181,7 @@ class ShardedOperation:
 
     def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> ShardedSeries:
         """Return what records into the point with these attributes."""
-        return ShardedSeries(self, self._recorder.new_series(self, attributes, key, given))
+        return ShardedSeries(self, self._durations.series_of(self, attributes, key, given))
 
 
 class ShardedSeries:
@@ -70,132 +201,75 @@ class ShardedSeries:
 class ShardedRecorder:
     """Hands out shards, and turns what they hold into the metrics of each reader's collection."""
 
-    def __init__(
-        self, provider: ShardedMeterProvider, portable: PortableRecorder, exemplar_filter: ExemplarFilter
-    ) -> None:
+    def __init__(self, provider: ShardedMeterProvider) -> None:
         self._provider = provider
-        self._portable = portable
-        self._filter = exemplar_filter
         self._lock = threading.Lock()
-        self._series: list[tuple[ShardedOperation, Series]] = []
-        self._readers: weakref.WeakKeyDictionary[MetricReader, tuple[list[DurationStream], list[RunningStream]]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self.bounds: tuple[int, ...] = ()
-        self.keep: Keep = _keeping(exemplar_filter)
+        self._instruments: list[ShardedInstrument] = []
+        self._durations: _Durations | None = None
 
-    def serve(self, readers: list[MetricReader]) -> bool:
-        """Plan the streams of all readers; False where one of them needs the SDK's own aggregation."""
-        planned: list[tuple[MetricReader, list[Plan], list[Plan]]] = []
-        for reader in readers:
-            duration = sdk.plans(self._provider, reader, self._portable.duration, DURATION_BOUNDS)
-            active = sdk.plans(self._provider, reader, self._portable.active, None)
-            if duration is None or active is None:
-                return False
-            planned.append((reader, duration, active))
-        wanted = {
-            bound for _, duration, _ in planned for plan in duration for bound in nanosecond_bounds(plan.bounds or ())
-        }
-        self.bounds = tuple(sorted(wanted or nanosecond_bounds(DURATION_BOUNDS)))
-        for reader, duration, active in planned:
-            self._add(reader, duration, active)
-        return all(sdk.join(reader, self._provider, self.collect) for reader in readers)
+    def serve(self, portable: PortableRecorder) -> bool:
+        """Take over from the portable recorder; False where a reader or a View needs the SDK's own aggregation."""
+        readers = sdk.readers_of(self._provider)
+        if not all(sdk.join(reader, self._provider, self.collect) for reader in readers):
+            return False
+        running = _RunningOperations(self._provider, portable.active, None)
+        durations = _Durations(self._provider, portable.duration, running)
+        if durations.serve(readers) and running.serve(readers):
+            self._durations = durations
+            self._instruments += [durations, running]
+        return True
+
+    def operation(self, attributes: Mapping[str, Value]) -> ShardedOperation | None:
+        """Return the recorder of one operation; None where operations are recorded the portable way."""
+        return None if self._durations is None else ShardedOperation(self._durations, attributes)
+
+    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
+        """Return one of the user's instruments in shards; None where it has to be recorded into as it is."""
+        sharded = ShardedInstrument(self._provider, instrument, bounds)
+        with self._lock:
+            if not sharded.serve(sdk.readers_of(self._provider)):
+                return None
+            self._instruments.append(sharded)
+        return sharded
 
     def serve_another(self, reader: MetricReader) -> None:
-        """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
-        duration = sdk.plans(self._provider, reader, self._portable.duration, DURATION_BOUNDS)
-        active = sdk.plans(self._provider, reader, self._portable.active, None)
+        """Serve a reader that is added later."""
         with self._lock:
             self._share_out()
-            if duration is None or active is None or not self._has_bounds_of(duration):
-                say_once(
-                    "reader added later",
-                    "A metric reader that was added after clew.configure() wants other buckets for operation.duration "
-                    "than are kept; give it to configure() as metric_readers=[…]. It gets the buckets that are there",
-                )
-                duration = [_plain(self._portable.duration, DURATION_BOUNDS)]
-                active = [_plain(self._portable.active, None)]
-            self._add(reader, duration, active)
+            for instrument in self._instruments:
+                instrument.serve_another(reader)
         sdk.join(reader, self._provider, self.collect)
 
-    def _has_bounds_of(self, plans: list[Plan]) -> bool:
-        return all(set(nanosecond_bounds(plan.bounds or ())) <= set(self.bounds) for plan in plans)
-
-    def _add(self, reader: MetricReader, duration: list[Plan], active: list[Plan]) -> None:
-        self._readers[reader] = (
-            [DurationStream(plan, self.bounds) for plan in duration],
-            [RunningStream(plan) for plan in active],
-        )
-
-    def operation(self, attributes: Mapping[str, Value]) -> ShardedOperation:
-        """Return the recorder of one operation."""
-        return ShardedOperation(self, attributes)
-
-    def renewed(self) -> ShardedRecorder | PortableRecorder:
-        """Return a recorder for a forked child, which the readers are joined to instead of this one."""
-        return recorder_for(self._provider)
-
-    def new_series(
-        self, operation: ShardedOperation, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]
-    ) -> Series:
-        """Make the series of one attribute set."""
-        largest = [NEVER if isinstance(self._filter, AlwaysOffExemplarFilter) else -1] * (len(self.bounds) + 1)
-        series = Series(attributes, key, given, self.bounds, largest, self.keep)
-        with self._lock:
-            self._series.append((operation, series))
-        return series
-
-    def collect(self, reader: MetricReader) -> list[Metric]:
+    def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:
         """Take what all shards have grown by, share it out to all readers, and return the metrics of this one."""
         with self._lock:
             self._share_out()
-            found = self._readers.get(reader)
-            if found is None:
-                return []
             now = time.time_ns()
-            metrics = [stream.metric(now) for streams in found for stream in streams]
-        return [metric for metric in metrics if metric is not None]
+            return [
+                (instrument.scope, metric)
+                for instrument in self._instruments
+                for metric in instrument.metrics(reader, now)
+            ]
 
     def _share_out(self) -> None:
-        readers = list(self._readers.values())
-        for operation, series in self._series:
-            grown = series.grown()
-            if grown is None:
-                continue
-            for _, kept in grown.held:
-                kept.attributes = series.attributes
-            for durations, running in readers:
-                for duration_stream in durations:
-                    duration_stream.add(series, grown)
-                for running_stream in running if grown.ran else ():
-                    running_stream.add(operation, operation.attributes, operation.created, grown.running)
+        for instrument in self._instruments:
+            instrument.share_out()
 
 
-def _plain(instrument: Any, bounds: tuple[float, ...] | None) -> Plan:
-    return Plan(
-        instrument.name,
-        instrument.description,
-        instrument.unit,
-        AggregationTemporality.CUMULATIVE,
-        2_000,
-        bounds=bounds,
-    )
-
-
-def _keeping(exemplar_filter: ExemplarFilter) -> Keep:
+def _keeping(exemplar_filter: ExemplarFilter, scale: int) -> Keep:
     should_sample = exemplar_filter.should_sample
 
-    def keep(page: Page, index: int, nanoseconds: int, context: Context | None) -> None:
+    def keep(page: Page, index: int, value: float, context: Context | None) -> None:
         if context is None:
             context = get_current()
-        value = nanoseconds / 1e9
+        own = value if scale == 1 else value / scale
         now = time.time_ns()
         try:
-            if should_sample(value, now, None, context):
-                kept = Kept(value, now, None, context)
+            if should_sample(own, now, None, context):
+                kept = Kept(own, now, None, context)
                 if kept.outranks(page.held.get(index)):
                     page.held[index] = kept
-                page.largest[index] = nanoseconds
+                page.largest[index] = value
         except Exception as error:  # a Context that is none, given by the caller
             say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 
@@ -214,11 +288,25 @@ class ShardedMeterProvider(MeterProvider):
             self.recorder.serve_another(metric_reader)
 
 
-def recorder_for(provider: ShardedMeterProvider) -> ShardedRecorder | PortableRecorder:
-    """Return the fastest recorder that all readers of a provider of ours can be served by."""
-    portable = PortableRecorder(provider)
-    recorder = ShardedRecorder(provider, portable, sdk.exemplar_filter_of(provider))
-    if not recorder.serve(sdk.readers_of(provider)):
-        return portable
-    provider.recorder = recorder
-    return recorder
+class OwnRecorder:
+    """The recorder under a provider of ours: in shards what can be, the portable way what cannot."""
+
+    def __init__(self, provider: ShardedMeterProvider) -> None:
+        self._provider = provider
+        self._portable = PortableRecorder(provider)
+        sharded = ShardedRecorder(provider)
+        self.sharded: ShardedRecorder | None = sharded if sharded.serve(self._portable) else None
+        provider.recorder = self.sharded
+
+    def operation(self, attributes: Mapping[str, Value]) -> Any:
+        """Return the recorder of one operation."""
+        sharded = None if self.sharded is None else self.sharded.operation(attributes)
+        return self._portable.operation(attributes) if sharded is None else sharded
+
+    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
+        """Return one of the user's instruments in shards; None where it has to be recorded into as it is."""
+        return None if self.sharded is None else self.sharded.instrument(instrument, bounds)
+
+    def renewed(self) -> OwnRecorder:
+        """Return a recorder for a forked child, which the readers are joined to instead of this one."""
+        return OwnRecorder(self._provider)

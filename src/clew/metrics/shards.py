@@ -6,11 +6,12 @@ exemplars) stands on a page, and a collection puts a fresh one in its place. So 
 for another thread, and nothing leans on the interpreter's lock. The shards of a thread that has ended go to the next
 one, so there are never more than threads that ran at one time.
 
-Durations are whole nanoseconds in here.
+Values are in the shards' own unit: whole nanoseconds for durations, the instrument's unit for everything else.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from bisect import bisect_left
@@ -23,11 +24,11 @@ from opentelemetry.context import Context
 from clew.attributes import Key, Value
 from clew.metrics.exemplars import Kept
 
-NEVER = 1 << 62
-"""More nanoseconds than any duration has."""
+NEVER = math.inf
+"""More than any value that is measured."""
 
-Keep = Callable[["Page", int, int, "Context | None"], None]
-"""Keeps a measurement (index of the bucket, nanoseconds, Context or None for the current one) if it leads somewhere."""
+Keep = Callable[["Page", int, float, "Context | None"], None]
+"""Keeps a measurement (index of the bucket, value, Context or None for the current one) if it leads somewhere."""
 
 
 class Page:
@@ -35,14 +36,14 @@ class Page:
 
     __slots__ = ("held", "high", "largest", "low", "taken", "taken_high", "taken_low")
 
-    def __init__(self, largest: Sequence[int]) -> None:
-        self.low = NEVER
-        self.high = -1
+    def __init__(self, largest: Sequence[float]) -> None:
+        self.low: float = NEVER
+        self.high: float = -NEVER
         self.largest = list(largest)
         self.held: dict[int, Kept] = {}
         # what a collection has read of it so far
-        self.taken_low = NEVER
-        self.taken_high = -1
+        self.taken_low: float = NEVER
+        self.taken_high: float = -NEVER
         self.taken: dict[int, Kept] = {}
 
 
@@ -58,10 +59,10 @@ class Shard:
         self.started = 0
         self.abandoned = 0
         self.counts = [0] * buckets
-        self.total = 0
+        self.total: float = 0
         self.page = Page(series.largest)
         # of the collection alone: what it has taken already, and the page that it has taken away last
-        self.seen: tuple[int, int, int, list[int]] = (0, 0, 0, [0] * buckets)
+        self.seen: tuple[int, int, float, list[int]] = (0, 0, 0, [0] * buckets)
         self.previous: Page | None = None
 
 
@@ -72,9 +73,9 @@ class Grown:
 
     def __init__(self) -> None:
         self.counts: list[int] | None = None
-        self.total = 0
-        self.low = NEVER
-        self.high = -1
+        self.total: float = 0
+        self.low: float = NEVER
+        self.high: float = -NEVER
         self.ran = False
         self.running = 0
         self.held: list[tuple[int, Kept]] = []
@@ -94,8 +95,8 @@ class Series:
         attributes: Mapping[str, Value],
         key: Key,
         given: Mapping[str, Value],
-        bounds: Sequence[int],
-        largest: Sequence[int],
+        bounds: Sequence[float],
+        largest: Sequence[float],
         keep: Keep,
     ) -> None:
         self.attributes = attributes
@@ -156,7 +157,7 @@ class Series:
             self._read(shard.previous, grown)
             shard.previous = None
         page = shard.page
-        if page.high >= 0:
+        if page.held or page.high > -NEVER:
             shard.page = Page(self.largest)
             shard.previous = page
             self._read(page, grown)
@@ -175,18 +176,18 @@ class Series:
             grown.held += [(index, kept) for index, kept in held.items() if taken.get(index) is not kept]
             page.taken = held
 
-    def record(self, shard: Shard, nanoseconds: int, context: Context | None = None) -> None:
-        """Record one duration into a shard of the calling thread. The decorated functions have this written out."""
-        index = bisect_left(self.bounds, nanoseconds)
+    def record(self, shard: Shard, value: float, context: Context | None = None) -> None:
+        """Record one value into a shard of the calling thread. The decorated functions have this written out."""
+        index = bisect_left(self.bounds, value)
         shard.counts[index] += 1
-        shard.total += nanoseconds
+        shard.total += value
         page = shard.page
-        if nanoseconds < page.low:
-            page.low = nanoseconds
-        if nanoseconds > page.high:
-            page.high = nanoseconds
-        if nanoseconds >= page.largest[index]:
-            self.keep(page, index, nanoseconds, context)
+        if value < page.low:
+            page.low = value
+        if value > page.high:
+            page.high = value
+        if value >= page.largest[index]:
+            self.keep(page, index, value, context)
 
 
 class _Lease:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Histogram,
@@ -27,7 +28,6 @@ from clew.metrics.exemplars import Kept
 from clew.metrics.shards import NEVER, Grown, Series
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
-NANOSECONDS = 1e9
 
 
 class Plan(NamedTuple):
@@ -46,16 +46,30 @@ class Plan(NamedTuple):
 class _Point:
     """One attribute set of a stream: what has been added since its start."""
 
-    __slots__ = ("attributes", "counts", "held", "high", "low", "start", "total")
+    __slots__ = ("_held", "attributes", "counts", "high", "low", "start", "total")
 
     def __init__(self, attributes: Mapping[str, Value], start: int, buckets: int) -> None:
         self.attributes = attributes
         self.start = start
         self.counts = [0] * buckets
-        self.total = 0
+        self.total: float = 0
         self.low: float = math.inf
         self.high: float = -math.inf
-        self.held: dict[int, Kept] = {}
+        self._held: dict[int, Kept] = {}
+
+    def keep(self, held: Sequence[tuple[int, Kept]], bucket_of: Sequence[int] | None) -> None:
+        """Keep what outranks what is there, bucket by bucket."""
+        for index, kept in held:
+            place = index if bucket_of is None else bucket_of[index]
+            if kept.outranks(self._held.get(place)):
+                self._held[place] = kept
+
+    def exemplars(self) -> list[Exemplar]:
+        """Return the exemplars of the interval in order of their buckets, and begin anew."""
+        if not self._held:
+            return []
+        held, self._held = self._held, {}
+        return [held[index].exemplar(self.attributes) for index in sorted(held)]
 
 
 class _Stream:
@@ -97,17 +111,23 @@ class _Stream:
         return points
 
 
-class DurationStream(_Stream):
-    """A histogram of durations."""
+class HistogramStream(_Stream):
+    """A histogram over shards whose buckets are at least as fine.
 
-    def __init__(self, plan: Plan, bounds: Sequence[int]) -> None:
+    Args:
+        plan: Its bounds are in the instrument's unit.
+        bounds: The shards' bounds, in the shards' unit.
+        scale: How many of the shards' units make one of the instrument's.
+    """
+
+    def __init__(self, plan: Plan, bounds: Sequence[float], scale: int) -> None:
         assert plan.bounds is not None
         super().__init__(plan, len(plan.bounds) + 1)
-        own = nanosecond_bounds(plan.bounds)
-        # the shards' buckets are at least as fine, so each of them lies within one of this stream's
-        self._bucket_of = None if list(own) == list(bounds) else [bisect_left(own, bound) for bound in bounds]
-        if self._bucket_of is not None:
-            self._bucket_of.append(len(own))
+        self._scale = scale
+        own = shard_bounds(plan.bounds, scale)
+        self._bucket_of: list[int] | None = None
+        if own != tuple(bounds):
+            self._bucket_of = [*(bisect_left(own, bound) for bound in bounds), len(own)]
 
     def add(self, series: Series, grown: Grown) -> None:
         """Add what a series has grown by."""
@@ -125,33 +145,28 @@ class DurationStream(_Stream):
             point.total += grown.total
         if grown.low != NEVER:
             point.low = min(point.low, grown.low)
-        point.high = max(point.high, grown.high)
-        for index, kept in grown.held:
-            place = index if bucket_of is None else bucket_of[index]
-            if kept.outranks(point.held.get(place)):
-                point.held[place] = kept
+            point.high = max(point.high, grown.high)
+        point.keep(grown.held, bucket_of)
 
     def metric(self, now: int) -> Metric | None:
         """Return what the reader exports, or None where there is nothing."""
-        plan = self.plan
-        bounds = plan.bounds
-        assert bounds is not None
+        plan, scale = self.plan, self._scale
+        assert plan.bounds is not None
         points = []
         for point in self._collected(now):
-            held, point.held = point.held, {}
             low, high = (point.low, point.high) if plan.records_min_max else (math.inf, -math.inf)
             points.append(
                 HistogramDataPoint(
                     attributes=point.attributes,
-                    exemplars=[held[index].exemplar(point.attributes) for index in sorted(held)] if held else [],
+                    exemplars=point.exemplars(),
                     start_time_unix_nano=point.start,
                     time_unix_nano=now,
                     count=sum(point.counts),
-                    sum=point.total / NANOSECONDS,
+                    sum=point.total if scale == 1 else point.total / scale,
                     bucket_counts=tuple(point.counts),
-                    explicit_bounds=bounds,
-                    min=low / NANOSECONDS,
-                    max=high / NANOSECONDS,
+                    explicit_bounds=plan.bounds,
+                    min=low if scale == 1 else low / scale,
+                    max=high if scale == 1 else high / scale,
                 )
             )
         if not points:
@@ -159,15 +174,24 @@ class DurationStream(_Stream):
         return Metric(plan.name, plan.description, plan.unit, Histogram(points, plan.temporality))
 
 
-class RunningStream(_Stream):
-    """How many runs of each operation there are."""
+class SumStream(_Stream):
+    """The sum of an instrument that counts."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, is_monotonic: bool) -> None:
         super().__init__(plan, 0)
+        self._is_monotonic = is_monotonic
 
-    def add(self, operation: Any, attributes: Mapping[str, Value], created: int, amount: int) -> None:
-        """Add to the number of running runs of an operation."""
-        self._point(operation, attributes, created).total += amount
+    def add(self, series: Series, grown: Grown) -> None:
+        """Add what a series has grown by."""
+        if grown.counts is None and series not in self._of:
+            return  # what came late, for an interval that has been exported already
+        point = self._point(series, series.attributes, series.created)
+        point.total += grown.total
+        point.keep(grown.held, None)
+
+    def add_to(self, source: Any, attributes: Mapping[str, Value], created: int, amount: int) -> None:
+        """Add an amount that belongs to no series: `source` stands for one, and was `created` at that time."""
+        self._point(source, attributes, created).total += amount
 
     def metric(self, now: int) -> Metric | None:
         """Return what the reader exports, or None where there is nothing."""
@@ -178,15 +202,20 @@ class RunningStream(_Stream):
                 start_time_unix_nano=point.start,
                 time_unix_nano=now,
                 value=point.total,
-                exemplars=[],
+                exemplars=point.exemplars(),
             )
             for point in self._collected(now)
         ]
         if not points:
             return None
-        return Metric(plan.name, plan.description, plan.unit, Sum(points, plan.temporality, is_monotonic=False))
+        return Metric(plan.name, plan.description, plan.unit, Sum(points, plan.temporality, self._is_monotonic))
 
 
-def nanosecond_bounds(bounds: Sequence[float]) -> tuple[int, ...]:
-    """Return upper bounds given in seconds as whole nanoseconds: a whole number is at most one exactly if the other."""
-    return tuple(math.floor(bound * NANOSECONDS + 1e-3) for bound in bounds)
+Stream = HistogramStream | SumStream
+
+
+def shard_bounds(bounds: Sequence[float], scale: int) -> tuple[float, ...]:
+    """Return upper bounds in the shards' unit: where that is whole nanoseconds, the last one that each lets in."""
+    if scale == 1:
+        return tuple(bounds)
+    return tuple(math.floor(bound * scale + 1e-3) for bound in bounds)
