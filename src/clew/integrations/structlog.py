@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from clew.request import policy, remembered_request_id, request_id
 
@@ -32,5 +32,9 @@ def add_request_id(_logger: Any, _method_name: str, event: MutableMapping[str, A
 def _error(exc_info: object) -> BaseException | None:
     if isinstance(exc_info, BaseException):
         return exc_info
-    found: Any = exc_info if isinstance(exc_info, tuple) else sys.exc_info() if exc_info else ()
-    return found[1] if len(found) == 3 and isinstance(found[1], BaseException) else None
+    if isinstance(exc_info, tuple):
+        parts = cast("tuple[object, ...]", exc_info)
+        error = parts[1] if len(parts) == 3 else None
+    else:
+        error = sys.exc_info()[1] if exc_info else None
+    return error if isinstance(error, BaseException) else None

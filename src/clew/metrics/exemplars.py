@@ -17,7 +17,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
 from clew.request import policy, request_id_in
 
@@ -30,6 +30,24 @@ _MOST_LARGEST = 4
 _MOST_SAMPLED = 4
 
 
+(_SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
+
+REQUEST_LINK = 2
+SPAN_LINK = 1
+
+
+def links_in(context: Context) -> int:
+    """Tell what a measurement made in `context` leads to: a request (2), a sampled span (1), both (3), nothing (0).
+
+    A span that is not sampled is stored nowhere, so it leads nowhere.
+    """
+    links = 0 if request_id_in(context) is None else REQUEST_LINK
+    span = context.get(_SPAN_KEY)
+    if span is not None and get_current_span(context).get_span_context().trace_flags.sampled:
+        links |= SPAN_LINK
+    return links
+
+
 class RequestExemplarFilter(ExemplarFilter):
     """Lets a measurement become an exemplar where there is a request ID or a sampled span: where it leads somewhere."""
 
@@ -37,13 +55,13 @@ class RequestExemplarFilter(ExemplarFilter):
         self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
     ) -> bool:
         """Tell whether `context` has a request ID or a sampled span."""
-        return request_id_in(context) is not None or get_current_span(context).get_span_context().trace_flags.sampled
+        return links_in(context) != 0
 
 
 class Kept:
     """A measurement that may become an exemplar."""
 
-    __slots__ = ("attributes", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
+    __slots__ = ("attributes", "links", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
 
     def __init__(
         self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
@@ -51,21 +69,19 @@ class Kept:
         self.value = value
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
+        self.links = links_in(context)
         self.request_id = request_id_in(context)
-        span = get_current_span(context).get_span_context()
-        # a span that is not sampled is stored nowhere, so its IDs would lead nowhere
-        sampled = span.trace_flags.sampled
-        self.trace_id: int | None = span.trace_id if sampled else None
-        self.span_id: int | None = span.span_id if sampled else None
+        self.trace_id: int | None = None
+        self.span_id: int | None = None
+        if self.links & SPAN_LINK:
+            span = get_current_span(context).get_span_context()
+            self.trace_id, self.span_id = span.trace_id, span.span_id
 
     def outranks(self, other: Kept | None) -> bool:
-        """Tell whether this one is kept rather than `other`: larger; or else better linked; or else newer."""
+        """Tell whether this one is kept rather than `other`: larger; or else better linked; or else earlier."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
-        return self._links() >= other._links()
-
-    def _links(self) -> tuple[bool, bool, int]:
-        return self.request_id is not None, self.span_id is not None, self.time_unix_nano
+        return (self.links, -self.time_unix_nano) > (other.links, -other.time_unix_nano)
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
         """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""
@@ -103,10 +119,8 @@ class LargestReservoir(ExemplarReservoir):
         index = bisect_left(self._boundaries, value)
         with self._lock:
             held = self._held.get(index)
-            if held is None or value >= held.value:
-                kept = Kept(value, time_unix_nano, attributes, context)
-                if kept.outranks(held):
-                    self._held[index] = kept
+            if held is None or value > held.value or (value == held.value and links_in(context) > held.links):
+                self._held[index] = Kept(value, time_unix_nano, attributes, context)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplars in order of their buckets, and begin anew."""

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.attributes import Key, Value
 from clew.diagnostics import say_once
 from clew.metrics import sdk
-from clew.metrics.exemplars import Kept
+from clew.metrics.exemplars import Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, OperationLocal, Page, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream, shard_bounds
@@ -257,18 +257,21 @@ class ShardedRecorder:
 
 
 def _keeping(exemplar_filter: ExemplarFilter, scale: int) -> Keep:
-    should_sample = exemplar_filter.should_sample
+    """Return what keeps a measurement that is the largest of its bucket, or equal to the one that is.
+
+    Equal ones are common where counters count by one, so nothing is made for one that is not better linked.
+    """
+    should_sample = None if type(exemplar_filter) is RequestExemplarFilter else exemplar_filter.should_sample
 
     def keep(page: Page, index: int, value: float, context: Context | None) -> None:
-        if context is None:
-            context = get_current()
-        own = value if scale == 1 else value / scale
-        now = time.time_ns()
         try:
-            if should_sample(own, now, None, context):
-                kept = Kept(own, now, None, context)
-                if kept.outranks(page.held.get(index)):
-                    page.held[index] = kept
+            if context is None:
+                context = get_current()
+            links = links_in(context)
+            if value == page.largest[index] and links <= page.held[index].links:
+                return
+            if links if should_sample is None else should_sample(value, 0, None, context):
+                page.held[index] = Kept(value if scale == 1 else value / scale, time.time_ns(), None, context)
                 page.largest[index] = value
         except Exception as error:  # a Context that is none, given by the caller
             say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
