@@ -1,12 +1,13 @@
 # `make help` lists what there is. Only Python 3.10 or later is needed; `make parts` needs Go as well.
 
 VENV ?= .venv
+CONTRIB_VENV ?= .venv-contrib
 PYTHON = $(VENV)/bin/python
 PIP = $(PYTHON) -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench test-pythons parts collector installed-for-tests clean
+.PHONY: help demo test lint format bench test-contrib test-pythons parts collector installed-for-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -14,8 +15,11 @@ help: ## this list
 demo: $(VENV)/installed-for-demo ## the whole idea in a minute: a small shop under load, its report, one request followed
 	$(PYTHON) examples/shop/demo.py
 
-test: lint ## style, types and all tests; real parts that are missing are skipped (with CI set: a failure)
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: lint test-contrib ## style, types and all tests; real parts that are missing are skipped (with CI set: a failure)
+	$(PYTHON) -m pytest --ignore=tests/integrations/contrib $(PYTEST_ARGS)
+
+test-contrib: $(CONTRIB_VENV)/installed ## the core and the integrations beside contrib's own, on the oldest SDK that clew supports
+	$(CONTRIB_VENV)/bin/python -m pytest -q -m "not real" tests/core tests/metrics tests/integrations $(PYTEST_ARGS)
 
 lint: installed-for-tests ## style and types: ruff, mypy, pyright
 	$(PYTHON) -m ruff check .
@@ -40,7 +44,7 @@ collector: ## builds the OpenTelemetry Collector of collector-config/builder.yam
 	parts/collector.sh
 
 clean: ## removes what was built; the virtual environments too
-	rm -rf build dist .venv .venv-3.* .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist .venv .venv-3.* .venv-contrib .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 # ------------------------------------------------------------------------------ virtual environments
 
@@ -49,6 +53,14 @@ installed-for-tests: $(VENV)/installed-for-tests
 
 $(VENV)/installed-for-tests: pyproject.toml requirements/test.txt requirements/constraints.txt | $(PYTHON)
 	$(PIP) install --quiet -e '.[all]' -r requirements/test.txt -c requirements/constraints.txt
+	@touch $@
+
+# contrib pins its SDK exactly, so it has an environment of its own, where only OpenTelemetry is another version
+$(CONTRIB_VENV)/installed: pyproject.toml requirements/test.txt requirements/contrib.txt requirements/constraints.txt
+	python=$$(parts/python.sh) && "$$python" -m venv $(CONTRIB_VENV)
+	grep -v '^opentelemetry' requirements/constraints.txt > $(CONTRIB_VENV)/constraints.txt
+	$(CONTRIB_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[all]' \
+	    -r requirements/test.txt -r requirements/contrib.txt -c $(CONTRIB_VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/installed-for-demo: pyproject.toml examples/shop/requirements.txt requirements/constraints.txt | $(PYTHON)

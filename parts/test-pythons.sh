@@ -17,5 +17,5 @@ for version in ${VERSIONS:-3.10 3.12 3.13 3.14}; do
     fi
     echo "Python $version:"
     make --no-print-directory PYTHON_FOR_VENV="$interpreter" VENV=".venv-$version" installed-for-tests
-    "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" -p no:cacheprovider ${PYTEST_ARGS:-}
+    "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" --ignore=tests/integrations/contrib -p no:cacheprovider ${PYTEST_ARGS:-}
 done

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,9 @@ from clew.diagnostics import say_once
 
 _SLACK = 0.5
 """Seconds that a signal handler waits for the deliveries beyond their own deadline."""
+
+_LONGEST_IMPORT = 5.0
+"""Seconds that a fork waits for imports."""
 
 
 class Mortal(Protocol):
@@ -198,11 +202,12 @@ _masks = _Masks()
 
 
 def _before_fork() -> None:
-    """Block SIGTERM for the time of a fork.
+    """Block SIGTERM for the time of a fork, and have nothing half imported.
 
     The interpreter forgets in the child the signals that it has caught and not handled yet; one that came to a child so
     early would be lost, and who waits for the child's end (a pool that is terminated) would wait for ever.
     """
+    _wait_for_imports()
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
@@ -211,6 +216,24 @@ def _after_fork() -> None:
     before, _masks.before = _masks.before, None
     if before is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for_imports() -> None:
+    """Let the threads that deliver finish an import: in the child its module would stay locked and half done."""
+    deadline = time.monotonic() + _LONGEST_IMPORT
+    while any(map(_is_importing, threading.enumerate())) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _is_importing(thread: threading.Thread) -> bool:
+    if not thread.name.startswith("clew-") or thread.ident is None:
+        return False
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 if hasattr(os, "register_at_fork"):

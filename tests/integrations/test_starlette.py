@@ -1,0 +1,375 @@
+"""Starlette and FastAPI applications, each asked through a real uvicorn or in-process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, BackgroundTasks, FastAPI
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from recorded import Recorded
+from serving import Address, wait_until
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+import clew
+from clew.integrations import fastapi, starlette
+from clew.integrations.asgi import RequestMiddleware
+from clew.integrations.logging import RequestIdFilter
+from clew.spans import RequestIdSpanProcessor
+
+HAS_TELEMETRY = hasattr(FastAPI(), "_native_telemetry")
+QUIET: dict[str, Any] = {"telemetry": {"metrics": False, "tracing": False, "logs": False}} if HAS_TELEMETRY else {}
+
+
+def get(app: Any, path: str, **headers: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    return asyncio.run(ask())
+
+
+def tell(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(clew.request_id()))
+
+
+async def fail(request: Request) -> PlainTextResponse:
+    raise RuntimeError("the handler failed")
+
+
+def test_instrumenting_returns_the_application_and_binds_the_id() -> None:
+    app = Starlette(routes=[Route("/", tell)])
+    assert starlette.instrument(app) is app
+    response = get(app, "/", x_request_id="abc")
+    assert response.text == "abc"
+    assert response.headers["x-request-id"] == "abc"
+
+
+def test_the_answer_to_an_unhandled_exception_carries_the_id() -> None:
+    for app in (starlette.instrument(Starlette(routes=[Route("/", fail)])), fastapi.instrument(failing_fastapi())):
+        response = get(app, "/", x_request_id="abc")
+        assert response.status_code == 500
+        assert response.headers["x-request-id"] == "abc"
+
+
+def failing_fastapi() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/")
+    def failing() -> None:
+        raise RuntimeError("the handler failed")
+
+    return app
+
+
+def test_an_application_that_has_started_can_be_instrumented_and_uninstrumented() -> None:
+    app = Starlette(routes=[Route("/", tell)])
+    assert "x-request-id" not in get(app, "/").headers
+    starlette.instrument(app)
+    assert "x-request-id" in get(app, "/").headers
+    starlette.uninstrument(app)
+    assert "x-request-id" not in get(app, "/").headers
+
+
+def test_only_the_application_that_was_named_is_instrumented() -> None:
+    starlette.instrument(Starlette(routes=[Route("/", tell)]))
+    assert get(Starlette(routes=[Route("/", tell)]), "/").text == "None"
+
+
+def test_instrumenting_twice_or_something_else_is_refused() -> None:
+    app = starlette.instrument(Starlette())
+    with pytest.raises(ValueError, match="instrumented already"):
+        starlette.instrument(app)
+    with pytest.raises(TypeError, match="Router"):
+        starlette.instrument(Router())  # type: ignore[type-var]
+
+
+def test_the_middleware_can_be_added_as_any() -> None:
+    app = Starlette(routes=[Route("/", tell)], middleware=[Middleware(RequestMiddleware, echo="X-Echo")])
+    assert get(app, "/", x_request_id="abc").headers["x-echo"] == "abc"
+
+
+def test_a_middleware_that_runs_the_application_in_another_task_keeps_the_id() -> None:
+    class Other(BaseHTTPMiddleware):
+        async def dispatch(self, request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+    app = starlette.instrument(Starlette(routes=[Route("/", tell)], middleware=[Middleware(Other)]))
+    assert get(app, "/", x_request_id="abc").text == "abc"
+
+
+def test_streaming_and_background_work_are_in_the_request(asgi_server: Callable[..., Address]) -> None:
+    after: list[str | None] = []
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def parts() -> Any:
+            for _ in range(3):
+                yield str(clew.request_id())
+                await asyncio.sleep(0)
+
+        return StreamingResponse(parts(), background=BackgroundTask(lambda: after.append(clew.request_id())))
+
+    app = starlette.instrument(Starlette(routes=[Route("/", stream)]))
+    assert asgi_server(app).get("/", ("X-Request-ID", "abc")).body.count(b"abc") == 3
+    wait_until(lambda: after, "the background task has not run")
+    assert after == ["abc"]
+
+
+def test_background_tasks_and_dependencies_of_fastapi_are_in_the_request() -> None:
+    seen: list[str | None] = []
+    app = FastAPI()
+
+    @app.get("/")
+    def handler(tasks: BackgroundTasks) -> str | None:
+        tasks.add_task(lambda: seen.append(clew.request_id()))
+        return clew.request_id()
+
+    fastapi.instrument(app)
+    assert get(app, "/", x_request_id="abc").json() == "abc"
+    assert seen == ["abc"]
+
+
+def test_the_lifespan_is_no_request(asgi_server: Callable[..., Address]) -> None:
+    seen: list[str | None] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> Any:
+        seen.append(clew.request_id())
+        yield
+
+    app = starlette.instrument(Starlette(routes=[Route("/", tell)], lifespan=lifespan))
+    assert asgi_server(app, lifespan="on").get("/", ("X-Request-ID", "abc")).body == b"abc"
+    assert seen == [None]
+
+
+def test_a_websocket_is_one_request() -> None:
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(f"{await websocket.receive_text()} {clew.request_id()}")
+        await websocket.close()
+
+    app = starlette.instrument(Starlette(routes=[WebSocketRoute("/ws", socket)]))
+    incoming = [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "hello"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/ws", "query_string": b"", "headers": [(b"x-request-id", b"abc")]}
+    asyncio.run(app(scope, receive, send))
+    assert (b"x-request-id", b"abc") in sent[0]["headers"]
+    assert sent[1]["text"] == "hello abc"
+
+
+def test_what_the_server_logs_about_a_failed_request_has_its_id(
+    asgi_server: Callable[..., Address], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = starlette.instrument(Starlette(routes=[Route("/", fail)]))
+    address = asgi_server(app, log_level="error", log_config=None)
+    caplog.handler.addFilter(RequestIdFilter())
+    try:
+        assert address.get("/", ("X-Request-ID", "abc")).status == 500
+        wait_until(lambda: caplog.records, "uvicorn has logged nothing")
+    finally:
+        caplog.handler.filters.clear()
+    (found,) = [record for record in caplog.records if record.name == "uvicorn.error"]
+    assert found.exc_info
+    assert found.request_id == "abc"  # type: ignore[attr-defined]
+
+
+# routes
+
+
+def included() -> FastAPI:
+    app = FastAPI(**QUIET)
+    orders, parts, sub = APIRouter(prefix="/orders"), APIRouter(prefix="/parts"), FastAPI(**QUIET)
+
+    @orders.get("/{order}")
+    def order(order: int) -> int:
+        return order
+
+    @parts.get("/{part}")
+    def part(part: str) -> str:
+        return part
+
+    @sub.get("/items/{item}")
+    def item(item: str) -> str:
+        return item
+
+    orders.include_router(parts)
+    app.include_router(orders, prefix="/v1")
+    app.mount("/tenants/{tenant}", sub)
+    return app
+
+
+ROUTES = Starlette(
+    routes=[
+        Route("/orders/{order:int}", tell),
+        Mount("/shops/{shop}", routes=[Route("/carts/{cart}", tell), Mount("/deep", routes=[Route("/{x}", tell)])]),
+        Mount("/api", included()),
+        Mount("/static", StaticFiles(packages=[("clew", ".")])),
+        Host("other", Router([Route("/hosted/{x}", tell)])),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/orders/17", "/orders/{order}"),
+        ("/shops/7f3a/carts/9", "/shops/{shop}/carts/{cart}"),
+        ("/shops/7f3a/deep/9", "/shops/{shop}/deep/{x}"),
+        ("/api/v1/orders/3", "/api/v1/orders/{order}"),
+        ("/api/v1/orders/parts/p", "/api/v1/orders/parts/{part}"),
+        ("/api/tenants/7f3a/items/9", "/api/tenants/{tenant}/items/{item}"),
+        ("/static/py.typed", "/static/{path}"),
+        ("/nothing/here", None),
+        ("/shops/7f3a/nothing", None),
+        ("/api/nothing", None),
+    ],
+)
+@pytest.mark.parametrize("root_path", ["", "/behind/proxy"])
+def test_the_route_is_made_of_templates_and_never_of_the_path(
+    recorded: Recorded, path: str, route: str | None, root_path: str
+) -> None:
+    async def ask() -> None:
+        transport = httpx.ASGITransport(RequestMiddleware(ROUTES), root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get(root_path + path)
+
+    asyncio.run(ask())
+    (point,) = recorded.points("http.server.request.duration")
+    assert point.attributes.get("http.route") == route
+
+
+def test_the_route_behind_a_host_is_found(recorded: Recorded) -> None:
+    get(RequestMiddleware(ROUTES), "http://other/hosted/1")
+    (point,) = recorded.points("http.server.request.duration")
+    assert point.attributes["http.route"] == "/hosted/{x}"
+
+
+# FastAPI measures itself
+
+
+class Native:
+    """FastAPI with providers of its own to record into."""
+
+    def __init__(self, **config: Any) -> None:
+        self.reader = InMemoryMetricReader()
+        self.spans = InMemorySpanExporter()
+        tracers = TracerProvider(shutdown_on_exit=False)
+        tracers.add_span_processor(RequestIdSpanProcessor())
+        tracers.add_span_processor(SimpleSpanProcessor(self.spans))
+        meters = MeterProvider(
+            [self.reader], views=clew.views(), exemplar_filter=clew.exemplar_filter(), shutdown_on_exit=False
+        )
+        self.app = FastAPI(telemetry={"meter_provider": meters, "tracer_provider": tracers, "logs": False, **config})
+
+        @self.app.get("/items/{item}")
+        def item(item: str) -> str | None:
+            return clew.request_id()
+
+    def points(self) -> list[Any]:
+        data = self.reader.get_metrics_data()
+        return [
+            point
+            for resource in (data.resource_metrics if data is not None else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "http.server.request.duration"
+            for point in metric.data.data_points
+        ]
+
+
+native = pytest.mark.skipif(not HAS_TELEMETRY, reason="this FastAPI does not measure itself")
+
+
+@native
+@pytest.mark.parametrize("header", [{"x_request_id": "abc"}, {}])
+@pytest.mark.parametrize("how", ["instrument", "outside", "add_middleware"])
+def test_fastapi_s_own_point_is_the_only_one_and_its_exemplar_and_spans_carry_the_id(
+    recorded: Recorded, header: dict[str, str], how: str
+) -> None:
+    measured = Native()
+    app: Any = measured.app
+    if how == "instrument":
+        fastapi.instrument(app)
+    elif how == "outside":
+        app = RequestMiddleware(app)
+    else:
+        app.add_middleware(RequestMiddleware)
+    response = get(app, "/items/1", **header)
+    name = response.headers["x-request-id"]
+    assert response.json() == name
+    (point,) = measured.points()
+    assert point.count == 1
+    assert [exemplar.filtered_attributes["request_id"] for exemplar in point.exemplars] == [name]
+    assert {(span.attributes or {}).get("request_id") for span in measured.spans.get_finished_spans()} == {name}
+    assert recorded.points("http.server.request.duration") == []
+    assert recorded.points("http.server.active_requests") == []
+
+
+@native
+@pytest.mark.parametrize("config", [{"metrics": False}, {"exclude": lambda scope: True}])
+def test_where_fastapi_does_not_measure_a_request_ours_does(recorded: Recorded, config: dict[str, Any]) -> None:
+    measured = Native(**config)
+    get(fastapi.instrument(measured.app), "/items/1")
+    assert measured.points() == []
+    assert [point.count for point in recorded.points("http.server.request.duration")] == [1]
+
+
+@native
+def test_a_fastapi_that_is_mounted_measures_itself_and_its_neighbour_is_measured_by_us(recorded: Recorded) -> None:
+    measured = Native()
+    app = Starlette(routes=[Route("/plain", tell), Mount("/api", measured.app)])
+    starlette.instrument(app)
+    get(app, "/api/items/1")
+    assert [point.count for point in measured.points()] == [1]
+    assert recorded.points("http.server.request.duration") == []
+    get(app, "/plain")
+    assert [point.count for point in measured.points()] == [1]
+    assert [point.count for point in recorded.points("http.server.request.duration")] == [1]
+
+
+@native
+def test_ours_is_recorded_as_well_when_asked_for(recorded: Recorded) -> None:
+    measured = Native()
+    get(fastapi.instrument(measured.app, metrics=True), "/items/1")
+    assert len(measured.points()) == 1
+    assert [point.attributes["http.route"] for point in recorded.points("http.server.request.duration")] == [
+        "/items/{item}"
+    ]
+
+
+@native
+def test_an_id_that_comes_in_is_not_mistaken_for_the_one_of_a_call_inside(recorded: Recorded) -> None:
+    inner = fastapi.instrument(Native().app)
+    outer = FastAPI(**QUIET)
+
+    @outer.get("/")
+    async def call() -> Any:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(inner), base_url="http://inner") as client:
+            response = await client.get("/items/1", headers={"X-Request-ID": "inner"})
+        return JSONResponse([response.json(), clew.request_id()])
+
+    assert get(fastapi.instrument(outer), "/", x_request_id="outer").json() == ["inner", "outer"]
