@@ -12,16 +12,16 @@ from clew.request import policy
 Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 """What an attribute may be; anything else becomes its `str`."""
 
-Key = tuple[tuple[str, type, Any], ...]
+Key = tuple[tuple[Any, ...], ...]
 """An attribute set as a dictionary key: ``True``, ``1`` and ``1.0`` are three values, as in the SDK."""
 
-_RESERVED = frozenset({"operation.name", "error.type"})
+RESERVED = frozenset({"operation.name", "error.type"})
 """Reserved on operations, while the user's own instruments may use them."""
 
 
 def is_reserved(name: str) -> bool:
     """Tell whether `name` belongs to `clew` or OpenTelemetry, so that a user's value for it is ignored."""
-    return name in _RESERVED or name == policy.attribute or name == "request_id" or name.startswith("otel.")
+    return name in RESERVED or name == policy.attribute or name == "request_id" or name.startswith("otel.")
 
 
 def clean_value(name: str, value: Any) -> Value:
@@ -85,15 +85,17 @@ def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> Mapping
     """Return the attributes of one of the user's own instruments: as `clean` does, but ``error.type`` is theirs."""
     if not attributes:
         return {}
-    theirs = {name: clean_value(name, attributes[name]) for name in _RESERVED if name in attributes}
+    theirs = {name: clean_value(name, attributes[name]) for name in RESERVED if name in attributes}
     if not theirs:
         return clean(attributes)
-    others = clean({name: value for name, value in attributes.items() if name not in _RESERVED})
+    others = clean({name: value for name, value in attributes.items() if name not in RESERVED})
     return dict(sorted({**others, **theirs}.items()))
 
 
 def key_of(cleaned: Mapping[str, Value]) -> Key:
     """Return the key of an attribute set that `clean` has returned."""
+    if all(type(value) is str for value in cleaned.values()):
+        return tuple(cleaned.items())
     return tuple(
         (name, float, "nan") if value != value else (name, _kind(value), value) for name, value in cleaned.items()
     )

@@ -66,7 +66,7 @@ class _Instrument:
                 self._settle(current)
             if self._sharded is not None and self._least <= value < INFINITY:
                 shard = self._sharded.shard(attributes)
-                shard.series.record(shard, value, context)
+                shard.series.add(shard, value, context)
             else:
                 self._real(value, cleaned(attributes), context)
         except Exception as error:  # a value that is no number, attributes that are no mapping
@@ -129,7 +129,7 @@ class _Bound(Generic[I]):
         try:
             if local is not None and self._instrument._least <= amount < INFINITY:
                 shard = local.shard
-                shard.series.record(shard, amount, context)
+                shard.series.add(shard, amount, context)
                 return
         except TypeError:  # no number; the instrument says so
             local = None

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from clew.attributes import Computed, Key, Value, clean, clean_instrument_attributes, key_of
+from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, key_of
 from clew.diagnostics import count
 from clew.failures import failure
-from clew.metrics.sharded import ShardedInstrument, ShardedOperation, ShardedSeries
+from clew.metrics.sharded import ShardedInstrument, ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
 from clew.pipeline import INSTRUMENT_SETS, OVERFLOW
 
@@ -29,9 +29,9 @@ class Link:
 
     __slots__ = ("_expected", "local", "operation")
 
-    def __init__(self, operation: Operation, series: ShardedSeries, expected: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, operation: Operation, series: Series, expected: tuple[type[BaseException], ...]) -> None:
         self.operation = operation
-        self.local = SeriesLocal(series.series)
+        self.local = SeriesLocal(series)
         self._expected = expected
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException | None, reason: str | None = None) -> None:
@@ -69,9 +69,9 @@ class InstrumentLink:
 
     def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
         series = self._series_of(attributes)
-        shard = self._local.shard_of(series)
-        if lookup is not None and series is not self._overflow:
-            self._local.shards[lookup] = shard
+        if lookup is None or series is self._overflow:
+            return self._local.shard_of(series)
+        shard = self._local.shards[lookup] = self._local.lease(series)
         return shard
 
     def _series_of(self, attributes: Mapping[str, Any]) -> Series:
@@ -85,14 +85,14 @@ class InstrumentLink:
             if series is None:
                 if len(self._series) >= INSTRUMENT_SETS:
                     return self._beyond()
-                series = self._series[key] = self._instrument.new_series(cleaned, key, cleaned)
+                series = self._series[key] = self._instrument.new_series(cleaned, key)
             return series
 
     def _beyond(self) -> Series:
         """Return the series of all attribute sets past the limit."""
         count("attributes.overflow")
         if self._overflow is None:
-            self._overflow = self._instrument.new_series({OVERFLOW: True}, (), {})
+            self._overflow = self._instrument.new_series({OVERFLOW: True}, ())
         return self._overflow
 
     def local(self, attributes: Mapping[str, Any]) -> SeriesLocal:
@@ -153,11 +153,11 @@ class ComputedLink:
     def _find(self, attributes: Mapping[str, Value], lookup: Any) -> Shard:
         key = key_of(attributes)
         series = self.operation.series(key, attributes, None)
-        assert isinstance(series, ShardedSeries)
-        shard = self._local.shard_of(series.series)
+        assert isinstance(series, Series)
         # what is past the budget comes this way each time, to be counted, and must not fill the table
-        if lookup is not None and series.series.key == key:
-            self._local.shards[lookup] = shard
+        if lookup is None or series.key != key:
+            return self._local.shard_of(series)
+        shard = self._local.shards[lookup] = self._local.lease(series)
         return shard
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException | None, reason: str | None = None) -> None:
@@ -176,7 +176,8 @@ def fail(
     """Record a run that began in `shard` and did not simply return."""
     error_type = None if error is None else failure(error, expected, operation.pipeline.expected)
     series = shard.series
-    operation.series(series.key, series.given, error_type or reason).record(nanoseconds, None)
+    given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
+    operation.series(series.key, given, error_type or reason).record(nanoseconds, None)
 
 
 def link_site(site: Site, current: Pipeline) -> Link | ComputedLink | None:
@@ -205,6 +206,6 @@ def _link(
 ) -> Link | None:
     operation = current.operation(name)
     series = operation.series(key, attributes, None)
-    if not isinstance(series, ShardedSeries) or series.series.key != key:
+    if not isinstance(series, Series) or series.key != key:
         return None  # past a limit, so that each call has to be counted
     return Link(operation, series, expected)

@@ -131,8 +131,9 @@ class Operation:
     def __init__(self, pipeline: Pipeline, name: str | None) -> None:
         self.pipeline = pipeline
         self._name = name
-        self._series: dict[tuple[Key, str | None], SeriesRecorder] = {}
-        self._keys: set[Key] = set()
+        self._series: dict[Key, SeriesRecorder] = {}
+        self._failed: dict[tuple[Key, str], SeriesRecorder] = {}
+        self._only_failed: set[Key] = set()
         self._error_types: set[str] = set()
         self._overflow: dict[str | None, SeriesRecorder] = {}
         self._overflow_of_all: SeriesRecorder | None = None
@@ -143,7 +144,8 @@ class Operation:
 
     def series(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
         """Return what records runs with these attributes, whose key is `key`, and this error type."""
-        return self._series.get((key, error_type)) or self._find(key, attributes, error_type)
+        found = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
+        return found or self._find(key, attributes, error_type)
 
     def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
         pipeline = self.pipeline
@@ -153,7 +155,7 @@ class Operation:
                 return self._beyond_all()
             if key is _BEYOND:
                 return self._beyond(error_type)
-            if key and key not in self._keys and len(self._keys) >= pipeline.attribute_sets:
+            if self._is_past_budget(key):
                 count("attributes.overflow")
                 say_once(
                     ("attributes.overflow", self._name),
@@ -164,31 +166,41 @@ class Operation:
                     OVERFLOW,
                 )
                 return self._beyond(error_type)
-            series = self._series.get((key, error_type))
+            series = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
             if series is None:
                 if pipeline.sets >= INSTRUMENT_SETS:
                     count("attributes.overflow")
                     return self._beyond_all()
                 pipeline.sets += 1
-                if key:
-                    self._keys.add(key)
-                series = self.recorder.series(self._named(attributes, error_type), key, attributes)
-                self._series[key, error_type] = series
+                series = self.recorder.series(self._named(attributes, error_type), key)
+                if error_type is None:
+                    self._only_failed.discard(key)
+                    self._series[key] = series
+                else:
+                    if key and key not in self._series:
+                        self._only_failed.add(key)
+                    self._failed[key, error_type] = series
             return series
+
+    def _is_past_budget(self, key: Key) -> bool:
+        if not key or key in self._series or key in self._only_failed:
+            return False
+        number = len(self._series) - (() in self._series) + len(self._only_failed)
+        return number >= self.pipeline.attribute_sets
 
     def _beyond(self, error_type: str | None) -> SeriesRecorder:
         """Return the series of all attribute sets past the operation's budget."""
         series = self._overflow.get(error_type)
         if series is None:
             self.pipeline.sets += 1
-            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND, {})
+            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND)
             self._overflow[error_type] = series
         return series
 
     def _beyond_all(self) -> SeriesRecorder:
         """Return the series of all attribute sets past the instrument's limit."""
         if self._overflow_of_all is None:
-            self._overflow_of_all = self.recorder.series({OVERFLOW: True}, _BEYOND_ALL, {})
+            self._overflow_of_all = self.recorder.series({OVERFLOW: True}, _BEYOND_ALL)
         return self._overflow_of_all
 
     def _named(self, attributes: Mapping[str, Value], error_type: str | None) -> dict[str, Value]:

@@ -90,8 +90,8 @@ def _function(function: Function, site: Site) -> Function:
             page.low = nanoseconds
         if nanoseconds > page.high:
             page.high = nanoseconds
-        if nanoseconds >= page.largest[index]:
-            shard.series.keep(page, index, nanoseconds, None)
+        if nanoseconds >= page.held[index].value:
+            shard.series.layout.keep(page, index, nanoseconds, None)
         return result
 
     site.on_link(set_link)
@@ -145,8 +145,8 @@ def _coroutine(function: Function, site: Site) -> Function:
             page.low = nanoseconds
         if nanoseconds > page.high:
             page.high = nanoseconds
-        if nanoseconds >= page.largest[index]:
-            shard.series.keep(page, index, nanoseconds, None)
+        if nanoseconds >= page.held[index].value:
+            shard.series.layout.keep(page, index, nanoseconds, None)
         return result
 
     site.on_link(set_link)

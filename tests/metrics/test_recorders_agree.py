@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -277,6 +277,9 @@ def outcome(
     readers=st.lists(st.sampled_from(sorted(READERS)), min_size=1, max_size=3),
 )
 def test_what_arrives_is_the_same(steps: list[Any], views: str, readers: list[str]) -> None:
+    if "exponential" in (views, *readers):
+        # the SDK's exponential histogram cannot be collected when the first values are all 0 and others follow
+        steps = [replace(step, nanoseconds=step.nanoseconds or 1) if isinstance(step, Call) else step for step in steps]
     with stopped_clock():
         sharded, was_sharded = outcome(steps, views, readers, None)
         portable, _ = outcome(steps, views, readers, PortableRecorder)

@@ -77,14 +77,22 @@ class Kept:
             span = get_current_span(context).get_span_context()
             self.trace_id, self.span_id = span.trace_id, span.span_id
 
+    @classmethod
+    def nothing(cls, value: float) -> Kept:
+        """Return what stands where nothing is kept: a value to compare with, at no time."""
+        return cls(value, 0, None, Context())
+
     def outranks(self, other: Kept | None) -> bool:
         """Tell whether this one is kept rather than `other`: larger; or else better linked; or else earlier."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
         return (self.links, -self.time_unix_nano) > (other.links, -other.time_unix_nano)
 
-    def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
-        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""
+    def exemplar(self, point_attributes: Mapping[str, Any] | None, scale: int = 1) -> Exemplar:
+        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits.
+
+        The value is divided by `scale`.
+        """
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
         if self.request_id is not None:
@@ -103,7 +111,9 @@ class Kept:
             if needed <= left:
                 filtered[name] = value
                 left -= needed
-        return Exemplar(filtered, self.value, self.time_unix_nano, span_id, trace_id)
+        return Exemplar(
+            filtered, self.value if scale == 1 else self.value / scale, self.time_unix_nano, span_id, trace_id
+        )
 
 
 class LargestReservoir(ExemplarReservoir):

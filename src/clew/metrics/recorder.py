@@ -44,10 +44,10 @@ class OperationRecorder(Protocol):
     def abandon(self) -> None:
         """One run less is under way, without a duration."""
 
-    def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> SeriesRecorder:
+    def series(self, attributes: Mapping[str, Value], key: Key) -> SeriesRecorder:
         """Return what records into the point of ``operation.duration`` with these attributes.
 
-        `given` are the user's among them, by which the same series is found with an error type, and `key` is their key.
+        `key` is the key of the user's among them, by which the same series is found with an error type.
         """
         ...
 
@@ -111,7 +111,7 @@ class _PortableOperation:
     def abandon(self) -> None:
         self._active.add(-1, self._attributes, NO_REQUEST)
 
-    def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> SeriesRecorder:
+    def series(self, attributes: Mapping[str, Value], key: Key) -> SeriesRecorder:
         return _PortableSeries(self, self._duration, attributes)
 
 

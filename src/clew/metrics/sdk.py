@@ -32,6 +32,9 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
   before a processor that is there already takes them. Without: it is put on after them.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import copy

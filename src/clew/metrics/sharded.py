@@ -21,7 +21,7 @@ from clew.diagnostics import say_once
 from clew.metrics import sdk
 from clew.metrics.exemplars import Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
-from clew.metrics.shards import NEVER, Keep, OperationLocal, Page, Series
+from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream, shard_bounds
 
 NANOSECONDS = 1_000_000_000
@@ -51,11 +51,8 @@ class ShardedInstrument:
         self._advised = bounds
         self._scale = scale
         self._series: list[Series] = []
-        self._lock = threading.Lock()
         self._streams: weakref.WeakKeyDictionary[MetricReader, list[Stream]] = weakref.WeakKeyDictionary()
-        exemplar_filter = sdk.exemplar_filter_of(provider)
-        self._keep = _keeping(exemplar_filter, scale)
-        self._never_keeps = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
+        self._layout = self._laid_out()
 
     def serve(self, readers: list[MetricReader]) -> bool:
         """Plan the streams of all readers; False where one of them needs the SDK's own aggregation."""
@@ -68,9 +65,16 @@ class ShardedInstrument:
         if self._advised is not None:
             wanted = {b for _, plans in planned for plan in plans for b in shard_bounds(plan.bounds or (), self._scale)}
             self.bounds = tuple(sorted(wanted))
+        self._layout = self._laid_out()
         for reader, plans in planned:
             self._streams[reader] = [self._stream(plan) for plan in plans]
         return True
+
+    def _laid_out(self) -> Layout:
+        exemplar_filter = sdk.exemplar_filter_of(self._provider)
+        keeps_nothing = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
+        blank = [Kept.nothing(NEVER if keeps_nothing else -NEVER)] * (len(self.bounds) + 1)
+        return Layout(self.bounds, blank, _keeping(exemplar_filter, blank))
 
     def serve_another(self, reader: MetricReader) -> None:
         """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
@@ -97,20 +101,18 @@ class ShardedInstrument:
             return HistogramStream(plan, self.bounds, self._scale)
         return SumStream(plan, is_monotonic=isinstance(self._instrument, Counter))
 
-    def new_series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> Series:
+    def new_series(
+        self, attributes: Mapping[str, Value], key: Key, operation: ShardedOperation | None = None
+    ) -> Series:
         """Make the series of one attribute set."""
-        largest = [NEVER if self._never_keeps else -NEVER] * (len(self.bounds) + 1)
-        series = Series(attributes, key, given, self.bounds, largest, self._keep)
-        with self._lock:
-            self._series.append(series)
+        series = Series(self._layout, attributes, key, operation)
+        self._series.append(series)
         return series
 
     def share_out(self) -> None:
         """Take what all shards have grown by, and give it to the streams of all readers."""
         readers = list(self._streams.values())
-        with self._lock:
-            all_series = self._series[:]
-        for series in all_series:
+        for series in self._series.copy():
             grown = series.grown()
             if grown is not None:
                 for _, kept in grown.held:
@@ -118,10 +120,8 @@ class ShardedInstrument:
                 for streams in readers:
                     for stream in streams:
                         stream.add(series, grown)
-                self._grew(series, grown.running if grown.ran else None)
-
-    def _grew(self, series: Series, running: int | None) -> None:
-        """Learn that a series has grown, and by how many its running operations, if that was touched."""
+                if grown.ran and series.operation is not None:
+                    series.operation.runs(grown.running)
 
     def metrics(self, reader: MetricReader, now: int) -> list[Metric]:
         """Return what a reader exports."""
@@ -139,37 +139,20 @@ class _RunningOperations(ShardedInstrument):
                     stream.add_to(operation, operation.attributes, operation.created, amount)
 
 
-class _Durations(ShardedInstrument):
-    """``operation.duration``, whose shards also count what runs."""
-
-    def __init__(self, provider: ShardedMeterProvider, instrument: Any, running: _RunningOperations) -> None:
-        super().__init__(provider, instrument, DURATION_BOUNDS, NANOSECONDS)
-        self._running = running
-        self._operations: dict[Series, ShardedOperation] = {}
-
-    def series_of(
-        self, operation: ShardedOperation, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]
-    ) -> Series:
-        series = self.new_series(attributes, key, given)
-        self._operations[series] = operation
-        return series
-
-    def _grew(self, series: Series, running: int | None) -> None:
-        if running is not None:
-            self._running.add(self._operations[series], running)
-
-
 class ShardedOperation:
     """One operation: its series, and the shards of each thread."""
 
-    __slots__ = ("_base", "_durations", "attributes", "created", "local")
+    __slots__ = ("_base", "_durations", "_running", "attributes", "created", "local")
 
-    def __init__(self, durations: _Durations, attributes: Mapping[str, Value]) -> None:
+    def __init__(
+        self, durations: ShardedInstrument, running: _RunningOperations, attributes: Mapping[str, Value]
+    ) -> None:
         self._durations = durations
+        self._running = running
         self.attributes = attributes
         self.created = time.time_ns()
         self.local = OperationLocal()
-        self._base = durations.series_of(self, attributes, (), {})
+        self._base = durations.new_series(attributes, (), self)
 
     def begin(self) -> None:
         """One more run is under way."""
@@ -179,23 +162,15 @@ class ShardedOperation:
         """One run less is under way, without a duration."""
         self.local.shard_of(self._base).abandoned += 1
 
-    def series(self, attributes: Mapping[str, Value], key: Key, given: Mapping[str, Value]) -> ShardedSeries:
+    def series(self, attributes: Mapping[str, Value], key: Key) -> Series:
         """Return what records into the point with these attributes."""
-        return ShardedSeries(self, self._durations.series_of(self, attributes, key, given))
+        if attributes == self.attributes:
+            return self._base
+        return self._durations.new_series(attributes, key, self)
 
-
-class ShardedSeries:
-    """One attribute set of an operation."""
-
-    __slots__ = ("operation", "series")
-
-    def __init__(self, operation: ShardedOperation, series: Series) -> None:
-        self.operation = operation
-        self.series = series
-
-    def record(self, nanoseconds: int, context: Context | None) -> None:
-        """Record one run that has ended."""
-        self.series.record(self.operation.local.shard_of(self.series), nanoseconds, context)
+    def runs(self, amount: int) -> None:
+        """Learn, in a collection, how many runs more are under way."""
+        self._running.add(self, amount)
 
 
 class ShardedRecorder:
@@ -205,23 +180,23 @@ class ShardedRecorder:
         self._provider = provider
         self._lock = threading.Lock()
         self._instruments: list[ShardedInstrument] = []
-        self._durations: _Durations | None = None
+        self._operations: tuple[ShardedInstrument, _RunningOperations] | None = None
 
     def serve(self, portable: PortableRecorder) -> bool:
         """Take over from the portable recorder; False where a reader or a View needs the SDK's own aggregation."""
         readers = sdk.readers_of(self._provider)
         if not all(sdk.join(reader, self._provider, self.collect) for reader in readers):
             return False
+        durations = ShardedInstrument(self._provider, portable.duration, DURATION_BOUNDS, NANOSECONDS)
         running = _RunningOperations(self._provider, portable.active, None)
-        durations = _Durations(self._provider, portable.duration, running)
         if durations.serve(readers) and running.serve(readers):
-            self._durations = durations
+            self._operations = durations, running
             self._instruments += [durations, running]
         return True
 
     def operation(self, attributes: Mapping[str, Value]) -> ShardedOperation | None:
         """Return the recorder of one operation; None where operations are recorded the portable way."""
-        return None if self._durations is None else ShardedOperation(self._durations, attributes)
+        return None if self._operations is None else ShardedOperation(*self._operations, attributes)
 
     def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
         """Return one of the user's instruments in shards; None where it has to be recorded into as it is."""
@@ -256,7 +231,7 @@ class ShardedRecorder:
             instrument.share_out()
 
 
-def _keeping(exemplar_filter: ExemplarFilter, scale: int) -> Keep:
+def _keeping(exemplar_filter: ExemplarFilter, blank: list[Kept]) -> Keep:
     """Return what keeps a measurement that is the largest of its bucket, or equal to the one that is.
 
     Equal ones are common where counters count by one, so nothing is made for one that is not better linked.
@@ -268,11 +243,13 @@ def _keeping(exemplar_filter: ExemplarFilter, scale: int) -> Keep:
             if context is None:
                 context = get_current()
             links = links_in(context)
-            if value == page.largest[index] and links <= page.held[index].links:
+            held = page.held
+            if value == held[index].value and links <= held[index].links:
                 return
             if links if should_sample is None else should_sample(value, 0, None, context):
-                page.held[index] = Kept(value if scale == 1 else value / scale, time.time_ns(), None, context)
-                page.largest[index] = value
+                if held is blank:
+                    held = page.held = blank.copy()
+                held[index] = Kept(value, time.time_ns(), None, context)
         except Exception as error:  # a Context that is none, given by the caller
             say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 

@@ -64,12 +64,12 @@ class _Point:
             if kept.outranks(self._held.get(place)):
                 self._held[place] = kept
 
-    def exemplars(self) -> list[Exemplar]:
-        """Return the exemplars of the interval in order of their buckets, and begin anew."""
+    def exemplars(self, scale: int) -> list[Exemplar]:
+        """Return the exemplars of the interval in order of their buckets, their values divided; and begin anew."""
         if not self._held:
             return []
         held, self._held = self._held, {}
-        return [held[index].exemplar(self.attributes) for index in sorted(held)]
+        return [held[index].exemplar(self.attributes, scale) for index in sorted(held)]
 
 
 class _Stream:
@@ -78,35 +78,45 @@ class _Stream:
     def __init__(self, plan: Plan, buckets: int) -> None:
         self.plan = plan
         self._buckets = buckets
-        self._points: dict[Key, _Point] = {}
-        self._of: dict[Any, _Point] = {}
         self._previous_collection = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._points: list[_Point] = []
+        self._of: dict[Any, _Point] = {}
+        self._shared: dict[Key, _Point] = {}
 
     def _point(self, source: Any, attributes: Mapping[str, Value], created: int) -> _Point:
+        """Return the point of a series, or of whatever else stands for one attribute set."""
         point = self._of.get(source)
         if point is None:
-            keys = self.plan.attribute_keys
-            if keys is not None:
-                attributes = {name: value for name, value in attributes.items() if name in keys}
-            key = key_of(attributes)
-            point = self._points.get(key)
-            if point is None:
-                if len(self._points) >= self.plan.limit:
-                    attributes = OVERFLOW
-                    key = key_of(attributes)
-                point = self._points.get(key)
-                if point is None:
-                    point = _Point(attributes, self._previous_collection or created, self._buckets)
-                    self._points[key] = point
-            self._of[source] = point
+            point = self._of[source] = self._find(attributes, created)
+        return point
+
+    def _find(self, attributes: Mapping[str, Value], created: int) -> _Point:
+        keys = self.plan.attribute_keys
+        has_room = len(self._points) < self.plan.limit
+        if keys is None and has_room and attributes != OVERFLOW:
+            return self._new(attributes, created)  # no other series has these attributes
+        if keys is not None:
+            attributes = {name: value for name, value in attributes.items() if name in keys}
+        key = key_of(attributes)
+        if key not in self._shared and not has_room:
+            attributes, key = OVERFLOW, key_of(OVERFLOW)
+        if key not in self._shared:
+            self._shared[key] = self._new(attributes, created)
+        return self._shared[key]
+
+    def _new(self, attributes: Mapping[str, Value], created: int) -> _Point:
+        point = _Point(attributes, self._previous_collection or created, self._buckets)
+        self._points.append(point)
         return point
 
     def _collected(self, now: int) -> list[_Point]:
         """Return the points to be exported; a delta stream begins anew, so that its limit holds for an interval."""
-        points = list(self._points.values())
+        points = self._points
         if self.plan.temporality is AggregationTemporality.DELTA:
-            self._points = {}
-            self._of = {}
+            self._begin()
             self._previous_collection = now
         return points
 
@@ -158,7 +168,7 @@ class HistogramStream(_Stream):
             points.append(
                 HistogramDataPoint(
                     attributes=point.attributes,
-                    exemplars=point.exemplars(),
+                    exemplars=point.exemplars(scale),
                     start_time_unix_nano=point.start,
                     time_unix_nano=now,
                     count=sum(point.counts),
@@ -202,7 +212,7 @@ class SumStream(_Stream):
                 start_time_unix_nano=point.start,
                 time_unix_nano=now,
                 value=point.total,
-                exemplars=point.exemplars(),
+                exemplars=point.exemplars(1),
             )
             for point in self._collected(now)
         ]
