@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def clean_environment() -> dict[str, str]:
     """Return this process's environment without telemetry settings, and with nothing to be sent anywhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "CLEW_"))}
+    # where byte code is not written, importing would compile each time, which users never see
+    left_out = ("OTEL_", "CLEW_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    kept.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "bytecode"))
     return {**kept, **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("METRICS", "TRACES", "LOGS")}}
 
 

@@ -362,8 +362,8 @@ def measure(
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
     if plain and name.__class__ is str and name in _checked:
         made = _new(Measure)  # without __init__, which costs a block 50 ns
-        made._name = name
-        made._started = None
+        made._name = name  # pyright: ignore[reportPrivateUsage]
+        made._started = None  # pyright: ignore[reportPrivateUsage]
         return made
     if name is not None and not isinstance(name, str):
         if callable(name) or isinstance(name, (staticmethod, classmethod)):

@@ -323,6 +323,7 @@ def request(value: Any = None, /) -> Any:
     As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
     functions are refused with a TypeError when they are decorated.
     """
-    if callable(value) and not isinstance(value, str):
-        return Request()(value)
+    if isinstance(value, (staticmethod, classmethod)) or (callable(value) and not isinstance(value, str)):
+        decorate: Any = Request()
+        return decorate(value)
     return Request(value)

@@ -164,15 +164,19 @@ class Run:
     def _end_span(self, error: BaseException | None, error_type: str | None) -> None:
         span = self.span
         assert span is not None
-        if error_type is not None:
-            span.set_attribute("error.type", error_type)
-            if error is not None:
-                span.record_exception(error)
-            with suppress(Exception):  # str(error) is the user's
-                span.set_status(Status(StatusCode.ERROR, str(error) if error is not None else error_type))
-        if self._within is not None and get_current() is self._within and self._before is not None:
-            attach(self._before)
-        span.end()
+        try:
+            if error_type is not None:
+                span.set_attribute("error.type", error_type)
+                description = error_type
+                if error is not None:
+                    with suppress(Exception):  # the text of an exception is the user's, and may raise
+                        description = str(error)
+                        span.record_exception(error)
+                span.set_status(Status(StatusCode.ERROR, description))
+        finally:
+            if self._within is not None and get_current() is self._within and self._before is not None:
+                attach(self._before)
+            span.end()
 
 
 def begin(

@@ -441,3 +441,38 @@ def test_a_resource_object_is_taken_as_a_mapping_is(nowhere: None) -> None:
     assert attributes["team"] == "red"
     assert attributes["service.instance.id"]
     assert attributes["telemetry.sdk.name"] == "opentelemetry"
+
+
+def test_views_of_the_user_make_no_second_stream_and_their_exemplars_have_request_ids(
+    configured: Callable[..., Recorded], caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = configured(views=[View(instrument_name="plain", name="renamed")])
+    assert recorded.telemetry is not None
+    with clew.request("r-1"):
+        recorded.telemetry.meter_provider.get_meter("one").create_counter("plain").add(1)
+        for scope in ("one", "two"):
+            recorded.telemetry.meter_provider.get_meter(scope).create_histogram("other").record(1)
+    found = list(recorded.metrics())
+    assert "plain" not in [metric.name for _, metric in found]
+    for name, times in (("renamed", 1), ("other", 2)):
+        points = [point for _, metric in found if metric.name == name for point in metric.data.data_points]
+        ids = [[exemplar.filtered_attributes["request_id"] for exemplar in point.exemplars] for point in points]
+        assert ids == [["r-1"]] * times, name
+    assert not [record for record in caplog.records if "conflicting" in record.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"), [(None, ["r-1"]), ("always_on", ["r-1"]), ("trace_based", []), ("always_off", [])]
+)
+def test_an_exemplar_filter_that_is_set_keeps_its_meaning(
+    value: str | None, ids: list[str], configured: Callable[..., Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("OTEL_METRICS_EXEMPLAR_FILTER", value)
+    recorded = configured()
+    with clew.request("r-1"), clew.measure("work"):
+        clew.counter("orders").add(1)
+    metrics_by_name = {metric.name: metric for _, metric in recorded.metrics()}
+    for name in ("orders", "operation.duration"):
+        (point,) = metrics_by_name[name].data.data_points
+        assert [exemplar.filtered_attributes.get("request_id") for exemplar in point.exemplars] == ids, name

@@ -538,3 +538,38 @@ def test_an_operation_under_way_at_configure_is_not_recorded(configured: Callabl
         second = configured()
     assert second.durations("across") == []
     assert [p for p in second.points("operation.active") if p.attributes["operation.name"] == "across"] == []
+
+
+def test_an_exception_whose_text_raises_ends_its_span_all_the_same(recorded: Recorded) -> None:
+    from opentelemetry.trace import INVALID_SPAN, get_current_span
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    @clew.measure("mute", span=True)
+    def mute() -> None:
+        raise Mute
+
+    with pytest.raises(Mute):
+        mute()
+    assert get_current_span() is INVALID_SPAN
+    (span,) = recorded.spans()
+    assert span.name == "mute"
+    assert not span.status.is_ok
+    assert list(recorded.calls("mute").values()) == [1]
+
+
+def test_a_span_has_what_is_set_and_noted_and_the_request_id(recorded: Recorded) -> None:
+    with clew.request("mine"), clew.measure("charge", span=True) as m:
+        m.set("payment.method", "visa")
+        m.note("order.id", "8f3c")
+        m.fail("declined")
+    (span,) = recorded.spans()
+    assert dict(span.attributes or {}) == {
+        "operation.name": "charge",
+        "payment.method": "visa",
+        "order.id": "8f3c",
+        "error.type": "declined",
+        "request_id": "mine",
+    }

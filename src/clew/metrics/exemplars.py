@@ -19,6 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
 from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
+from clew.diagnostics import count, say_once
 from clew.request import policy, request_id_in
 
 LABEL_BUDGET = 128
@@ -96,8 +97,20 @@ class Kept:
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
         if self.request_id is not None:
-            filtered[policy.attribute] = self.request_id
-            left -= len(policy.attribute) + len(self.request_id)
+            needed = len(policy.attribute) + len(self.request_id)
+            if needed <= left:
+                filtered[policy.attribute] = self.request_id
+                left -= needed
+            else:  # only where CLEW_REQUEST_ID_ATTRIBUTE has made the name longer
+                count("exemplar.request_id.dropped")
+                say_once(
+                    "exemplar.request_id.dropped",
+                    "A request ID of %d characters does not fit on exemplars beside the name %s: together they may "
+                    "have %d",
+                    len(self.request_id),
+                    policy.attribute,
+                    LABEL_BUDGET,
+                )
         trace_id, span_id = self.trace_id, self.span_id
         if span_id is not None:
             if left >= _SPAN_LABELS:

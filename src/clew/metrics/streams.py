@@ -162,7 +162,7 @@ class HistogramStream(_Stream):
         """Return what the reader exports, or None where there is nothing."""
         plan, scale = self.plan, self._scale
         assert plan.bounds is not None
-        points = []
+        points: list[HistogramDataPoint] = []
         for point in self._collected(now):
             low, high = (point.low, point.high) if plan.records_min_max else (math.inf, -math.inf)
             points.append(
