@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
-from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, key_of
+from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
 from clew.failures import failure
 from clew.metrics.sharded import ShardedInstrument, ShardedOperation
@@ -29,14 +30,55 @@ class Link:
 
     __slots__ = ("_expected", "local", "operation")
 
+    attributes: Mapping[str, Value] = MappingProxyType({})
+    """What a block has been told so far: nothing."""
+
     def __init__(self, operation: Operation, series: Series, expected: tuple[type[BaseException], ...]) -> None:
         self.operation = operation
         self.local = SeriesLocal(series)
         self._expected = expected
 
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException | None, reason: str | None = None) -> None:
-        """Record a run that an exception has left, or that was told to have failed."""
-        fail(self.operation, shard, nanoseconds, error, self._expected, reason)
+    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
+        """Record a run that an exception has left."""
+        fail(self.operation, shard, nanoseconds, error, self._expected)
+
+    def told(self, name: str, value: Any) -> ToldLink:
+        """Return the link of one block that has been told an attribute."""
+        return ToldLink(self.operation).told(name, value)
+
+
+class ToldLink:
+    """The link of one block that has been told attributes, and so ends in another series than it began in."""
+
+    __slots__ = ("_table", "attributes", "local", "operation")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self.local = self
+        self.attributes: dict[str, Value] = {}
+        self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
+
+    def told(self, name: str, value: Any) -> ToldLink:
+        """Add an attribute; returns this."""
+        if value.__class__ in _PLAIN and name.__class__ is str and name and not is_reserved(name):
+            self.attributes[name] = cast("Value", value)
+        else:
+            self.attributes.update(clean({name: value}))
+        return self
+
+    @property
+    def shard(self) -> Shard:
+        """The calling thread's shard of the series that the block ends in."""
+        attributes = self.attributes
+        lookup = lookup_of(tuple(attributes.items()), tuple(map(type, attributes.values())))
+        found = self._table.shards.get(lookup)
+        if found is None:
+            found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup)
+        return found
+
+    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
+        """Record a run that an exception has left."""
+        fail(self.operation, shard, nanoseconds, error, ())
 
 
 class InstrumentLink:
@@ -151,33 +193,37 @@ class ComputedLink:
         return self._find(clean(given), lookup) if shard is None else shard
 
     def _find(self, attributes: Mapping[str, Value], lookup: Any) -> Shard:
-        key = key_of(attributes)
-        series = self.operation.series(key, attributes, None)
-        assert isinstance(series, Series)
-        # what is past the budget comes this way each time, to be counted, and must not fill the table
-        if lookup is None or series.key != key:
-            return self._local.shard_of(series)
-        shard = self._local.shards[lookup] = self._local.lease(series)
-        return shard
+        return shard_for(self.operation, self._local, attributes, lookup)
 
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException | None, reason: str | None = None) -> None:
-        """Record a run that an exception has left, or that was told to have failed."""
-        fail(self.operation, shard, nanoseconds, error, self._expected, reason)
+    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
+        """Record a run that an exception has left."""
+        fail(self.operation, shard, nanoseconds, error, self._expected)
+
+
+def shard_for(operation: Operation, table: OperationLocal, attributes: Mapping[str, Value], lookup: Any) -> Shard:
+    """Return the calling thread's shard for attributes that its table does not have yet, and put it there."""
+    key = key_of(attributes)
+    series = operation.series(key, attributes, None)
+    assert isinstance(series, Series)
+    # what is past the budget comes this way each time, to be counted, and must not fill the table
+    if lookup is None or series.key != key:
+        return table.shard_of(series)
+    shard = table.shards[lookup] = table.lease(series)
+    return shard
 
 
 def fail(
     operation: Operation,
     shard: Shard,
     nanoseconds: int,
-    error: BaseException | None,
+    error: BaseException,
     expected: tuple[type[BaseException], ...],
-    reason: str | None,
 ) -> None:
-    """Record a run that began in `shard` and did not simply return."""
-    error_type = None if error is None else failure(error, expected, operation.pipeline.expected)
+    """Record a run that would have ended in `shard`, had not an exception left it."""
+    error_type = failure(error, expected, operation.pipeline.expected)
     series = shard.series
     given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-    operation.series(series.key, given, error_type or reason).record(nanoseconds, None)
+    operation.series(series.key, given, error_type).record(nanoseconds, None)
 
 
 def link_site(site: Site, current: Pipeline) -> Link | ComputedLink | None:

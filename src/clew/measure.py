@@ -9,6 +9,8 @@ from time import perf_counter_ns as clock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
+from opentelemetry.trace import get_current_span
+
 from clew import pipeline
 from clew.attributes import Computed, Value, clean, key_of
 from clew.diagnostics import say_once
@@ -17,7 +19,7 @@ from clew.running import Run, begin
 from clew.wrappers import wrap
 
 if TYPE_CHECKING:
-    from clew.links import Link
+    from clew.links import Link, ToldLink
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
@@ -38,7 +40,7 @@ class Measure:
 
     __slots__ = ("_link", "_name", "_run", "_started")
 
-    _link: Link | None
+    _link: Link | ToldLink | None
     _run: Run | None
     _started: Any  # by `perf_counter_ns`, 0 where the run knows; None before the block
 
@@ -158,7 +160,17 @@ class Measure:
                 a value for them is ignored, which is said once.
             value: `str`, `bool`, `int`, `float` or a sequence of one of these; anything else becomes its `str`.
         """
-        self._tell("set", name, value)
+        link = self._link if self._started is not None else None
+        if link is None:
+            self._tell("set", name, value)
+            return
+        try:
+            self._link = link.told(name, value)
+            span = get_current_span()
+            if span.is_recording():
+                span.set_attributes(clean({name: value}))
+        except Exception as trouble:
+            say_once(("tell", self._name), "clew.measure(%r): set() failed: %s", self._name, trouble)
 
     def note(self, name: str, value: Any) -> None:
         """Note a value of this run that may be any of many, such as an order's ID: to the span and the log line only.
@@ -178,9 +190,13 @@ class Measure:
                 say_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
                 return
             if self._link is not None:
-                operation, self._link = self._link.operation, None
+                link, self._link = self._link, None
                 assert self._name is not None
-                self._run = Run(operation.pipeline, self._name, {}, (), (), span=False, started=self._started)
+                attributes = dict(sorted(link.attributes.items()))
+                key = key_of(attributes)
+                self._run = Run(
+                    link.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started
+                )
             if self._run is not None:
                 getattr(self._run, what)(*told)
         except Exception as trouble:
