@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -256,3 +257,60 @@ def test_all_labels_together_stay_within_the_budget_the_request_id_first(
     assert labels.get("request_id") == request_id
     if sampled and (request_id is None or len(request_id) <= 55):
         assert (exemplar.trace_id, exemplar.span_id) == (1, 2)
+
+
+def test_a_generators_request_is_the_one_it_began_in_whoever_drives_it_later(recorded: Recorded) -> None:
+    @clew.measure("stream")
+    def stream() -> Iterator[int]:
+        yield 1
+        yield 2
+
+    with clew.request("began-here"):
+        generator = stream()
+        next(generator)
+    with clew.request("driven-here"):
+        assert list(generator) == [2]
+    (point,) = recorded.durations("stream")
+    assert request_ids(point) == ["began-here"]
+
+
+def test_an_async_generators_request_is_the_one_it_began_in(recorded: Recorded) -> None:
+    @clew.measure("stream")
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def main() -> None:
+        with clew.request("began-here"):
+            generator = stream()
+            await generator.__anext__()
+        with clew.request("driven-here"):
+            assert [item async for item in generator] == [2]
+
+    asyncio.run(main())
+    (point,) = recorded.durations("stream")
+    assert request_ids(point) == ["began-here"]
+
+
+def test_a_coroutine_driven_on_in_another_thread_counts_once_and_runs_no_more(recorded: Recorded) -> None:
+    import threading
+
+    @clew.measure("wander")
+    async def wander() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    for _ in range(3):
+        coroutine = wander()
+        coroutine.send(None)
+
+        def finish(coroutine: Any = coroutine) -> None:
+            with pytest.raises(StopIteration):
+                coroutine.send(None)
+
+        thread = threading.Thread(target=finish)
+        thread.start()
+        thread.join()
+    found = {metric.name: metric.data.data_points for _, metric in recorded.metrics()}
+    assert [point.count for point in found["operation.duration"]] == [3]
+    assert [point.value for point in found["operation.active"]] == [0]
