@@ -15,7 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ class ConfigFile:
         self._settings = settings
         self._given = given
         try:
-            from opentelemetry.configuration import file
+            from opentelemetry.configuration import file  # pyright: ignore[reportMissingTypeStubs]
         except ImportError as error:
             raise self._wrong(
                 f"a file only with the package that reads it: pip install 'clew[config]' ({error})"
@@ -136,7 +136,9 @@ class ConfigFile:
 
     def instrument(self) -> None:
         """Activate the instrumentations that the file names."""
-        from opentelemetry.configuration.instrumentation import configure_instrumentation
+        from opentelemetry.configuration.instrumentation import (  # pyright: ignore[reportMissingTypeStubs]
+            configure_instrumentation,
+        )
 
         configure_instrumentation(self._config.instrumentation_development)
 
@@ -152,7 +154,7 @@ class ConfigFile:
 
 
 @contextmanager
-def _heard_on_success() -> Iterator[None]:
+def _heard_on_success() -> Generator[None]:
     """Hold back what the package logs until it is known that it does not raise the same."""
     package = logging.getLogger("opentelemetry.configuration")
     records: list[logging.LogRecord] = []

@@ -79,11 +79,13 @@ class _Instrument:
                 return
             self._sharded, self._real = None, _drop
             try:
+                from clew.metrics.limits import limited  # only where there is something to record into
+
                 meter = current.meter_provider.get_meter(self.scope)
                 instrument = getattr(meter, self._create)(
                     self.name, unit=self.unit, description=self.description, **self._advice
                 )
-                self._real = getattr(instrument, self._verb)
+                self._real = limited(getattr(instrument, self._verb), self.name)
                 if self._least < INFINITY:
                     self._sharded = current.link_instrument(instrument, self._bounds())
             except Exception as error:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from clew.diagnostics import say_once
 
@@ -26,7 +26,8 @@ _SLACK = 0.5
 """Seconds that a signal handler waits for the deliveries beyond their own deadline."""
 
 _LONGEST_IMPORT = 5.0
-"""Seconds that a fork waits for imports."""
+_LONGEST_CALL = 1.0
+"""Seconds that a fork waits for what delivers."""
 
 
 class Mortal(Protocol):
@@ -202,12 +203,12 @@ _masks = _Masks()
 
 
 def _before_fork() -> None:
-    """Block SIGTERM for the time of a fork, and have nothing half imported.
+    """Block SIGTERM for the time of a fork, when what delivers has come to a pause.
 
     The interpreter forgets in the child the signals that it has caught and not handled yet; one that came to a child so
     early would be lost, and who waits for the child's end (a pool that is terminated) would wait for ever.
     """
-    _wait_for_imports()
+    _let_deliveries_pause()
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
@@ -218,22 +219,31 @@ def _after_fork() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait_for_imports() -> None:
-    """Let the threads that deliver finish an import: in the child its module would stay locked and half done."""
-    deadline = time.monotonic() + _LONGEST_IMPORT
-    while any(map(_is_importing, threading.enumerate())) and time.monotonic() < deadline:
+def _let_deliveries_pause() -> None:
+    """Let the threads that deliver come to a point where a fork does no harm to the child.
+
+    What they are importing would stay locked and half done in the child. And gRPC ends a child that was forked during
+    a call; the exporter holds its calls back before a fork, except one that begins while this waits for its import.
+    """
+    began = time.monotonic()
+    while True:
+        now = time.monotonic() - began
+        doing = {_doing(thread) for thread in threading.enumerate() if thread.name.startswith("clew-")}
+        if not (("import" in doing and now < _LONGEST_IMPORT) or ("call" in doing and now < _LONGEST_CALL)):
+            return
         time.sleep(0.001)
 
 
-def _is_importing(thread: threading.Thread) -> bool:
-    if not thread.name.startswith("clew-") or thread.ident is None:
-        return False
-    frame = sys._current_frames().get(thread.ident)
+def _doing(thread: threading.Thread) -> Literal["import", "call"] | None:
+    frame = None if thread.ident is None else sys._current_frames().get(thread.ident)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib."):
-            return True
+        file = frame.f_code.co_filename
+        if file.startswith("<frozen importlib."):
+            return "import"
+        if f"{os.sep}grpc{os.sep}" in file:
+            return "call"
         frame = frame.f_back
-    return False
+    return None
 
 
 if hasattr(os, "register_at_fork"):

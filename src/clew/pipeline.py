@@ -265,10 +265,14 @@ linked: weakref.WeakSet[Linked] = weakref.WeakSet()
 
 
 def use(pipeline: Pipeline | None) -> None:
-    """Make `pipeline` the current one; the one before takes no further measurements."""
+    """Make `pipeline` the current one.
+
+    What began under the one before ends there if that has a provider of the application's own, which goes on; else it
+    is not recorded any more.
+    """
     global current
     with switching:
-        if current is not None:
+        if current is not None and current.meter_provider in ours:
             current.is_open = False
         current = pipeline
         for one in list(linked):
@@ -280,6 +284,7 @@ def _renew_in_child() -> None:
     global switching
     switching = threading.Lock()
     if current is not None:
+        current.is_open = False
         use(current.renewed())
 
 

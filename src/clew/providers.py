@@ -62,11 +62,17 @@ class Given:
             "log_processors": LogRecordProcessor,
         }
         return [
-            Problem(f"configure({name}=…)", shown(value), f"{kind.__name__}s, a sequence of them")
+            Problem(f"configure({name}=…)", shown(getattr(self, name)), f"{kind.__name__}s, a sequence of them")
             for name, kind in kinds.items()
-            if (value := getattr(self, name)) is not None
-            and (not isinstance(value, Sequence) or not all(isinstance(each, kind) for each in value))
+            if not _are(getattr(self, name), kind)
         ]
+
+
+def _are(value: Any, kind: type) -> bool:
+    if not isinstance(value, Sequence):
+        return value is None
+    items: Sequence[object] = value  # pyright: ignore[reportUnknownVariableType]
+    return all(isinstance(item, kind) for item in items)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from opentelemetry import metrics, propagate, trace
 from opentelemetry._logs import get_logger_provider, set_logger_provider
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from clew import lifetime, pipeline, providers
 from clew.adoption import ForeignProvider, is_foreign, say_what_lacks
+from clew.delivery import Part
 from clew.diagnostics import say_once
 from clew.log_records import RequestIdLogRecordProcessor
 from clew.metrics import sdk
@@ -25,6 +27,7 @@ from clew.providers import Built, Environment, Given
 from clew.settings import ConfigurationError, Problem, Settings, resource_in_child
 from clew.settings.resource import INSTANCE_ID
 from clew.spans import RequestIdSpanProcessor
+from clew.standby import Standby
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -51,9 +54,9 @@ class Signals:
     meter_provider: metrics.MeterProvider = field(default_factory=metrics.NoOpMeterProvider)
     tracer_provider: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
     logger_provider: Any = None
-    parts: list[Any] = field(default_factory=list)
-    foreign: list[ForeignProvider] = field(default_factory=list)
-    readers_added: list[MetricReader] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list[Part])
+    foreign: list[ForeignProvider] = field(default_factory=list[ForeignProvider])
+    readers_added: list[MetricReader] = field(default_factory=list["MetricReader"])
 
     def restart_in_child(self) -> None:
         """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
@@ -67,16 +70,21 @@ class Signals:
             if provider in pipeline.ours:
                 sdk.update_resource(provider, identity)
         for part in self.parts:
-            if hasattr(part, "restart_in_child"):
-                part.restart_in_child()
+            restart: Callable[[], None] | None = getattr(part, "restart_in_child", None)
+            if restart is not None:
+                restart()
 
     def take(self, built: Built) -> bool:
         """Take over what was built; False where there is no provider."""
         if built.provider is None:
             return False
         pipeline.ours.add(built.provider)
-        self.parts += built.parts
+        self.add(*built.parts)
         return True
+
+    def add(self, *parts: Any) -> None:
+        """Add what delivers: parts of ours as they are, all others with a thread that stands by for them."""
+        self.parts += [part if isinstance(part, Part) else Standby(part) for part in parts]
 
     def leave_foreign(self) -> None:
         """Take the readers given in code out of the application's MeterProvider."""
@@ -117,8 +125,9 @@ def build(settings: Settings, given: Given, resource: Any) -> Signals:
     of_metrics = built(meters, source.metrics)
     of_spans = built(tracers, source.spans)
     of_logs = built(loggers, source.logs)
+    propagators: TextMapPropagator | None = None
     try:
-        propagators = source.propagator() or propagator(settings)
+        propagators = source.propagator()
     except ConfigurationError as error:
         problems.extend(error.problems)
     if problems:
@@ -142,7 +151,7 @@ def build(settings: Settings, given: Given, resource: Any) -> Signals:
         signals.logger_provider = of_logs.provider
         if loggers not in pipeline.ours:
             set_logger_provider(of_logs.provider)
-    propagate.set_global_textmap(propagators)
+    propagate.set_global_textmap(propagators or propagator(settings))
     source.instrument()
     return signals
 
@@ -173,7 +182,7 @@ def _use_meters(signals: Signals, provider: Any, settings: Settings, given: Give
         for reader in providers.metric_readers(settings, given.metrics):
             provider.add_metric_reader(reader)
             signals.readers_added.append(reader)
-        signals.parts += signals.readers_added
+        signals.add(*signals.readers_added)
 
 
 def _use_tracers(signals: Signals, provider: Any, given: Given) -> None:
@@ -188,7 +197,7 @@ def _use_tracers(signals: Signals, provider: Any, given: Given) -> None:
         provider.add_span_processor(RequestIdSpanProcessor())
     for processor in given.span_processors or ():
         provider.add_span_processor(processor)
-        signals.parts.append(processor)
+        signals.add(processor)
 
 
 def _use_loggers(signals: Signals, provider: Any, given: Given) -> None:
@@ -203,7 +212,7 @@ def _use_loggers(signals: Signals, provider: Any, given: Given) -> None:
         sdk.put_first(provider, RequestIdLogRecordProcessor())
     for processor in given.log_processors or ():
         provider.add_log_record_processor(processor)
-        signals.parts.append(processor)
+        signals.add(processor)
 
 
 def _say_unused(arguments: str, kind: str) -> None:

@@ -1,5 +1,8 @@
 """`clew.configure()`, and what it returns: the life of the telemetry of a process."""
 
+# What is private here is private to the module, not to each class.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import os
@@ -19,6 +22,7 @@ from clew.request import policy
 from clew.settings import ConfigurationError, Problem, Settings, load_settings
 from clew.settings.problems import shown
 from clew.signals import Signals, build
+from clew.standby import Standby
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -123,9 +127,15 @@ class Telemetry:
         with _lock:
             if _configured is self:
                 _configured = None
-                _use(None)
+                pipeline.use(None)
                 if self._signals.logger_provider is not None:
                     log_records().uninstall()
+
+    def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
+        """Answer a further `configure()` that is given these arguments; `clew.testing` answers otherwise."""
+        if self._arguments != arguments:
+            raise ConfigurationError(_differences(self._arguments, arguments))
+        return self
 
     def begin_in_child(self) -> None:
         """Begin anew in a forked child: what the parent had is the parent's to send."""
@@ -141,7 +151,7 @@ class Telemetry:
         settings, signals = self.settings, self._signals
         meter_provider = signals.meter_provider
         self._start()
-        _use(
+        pipeline.use(
             pipeline.Pipeline(
                 meter_provider,
                 OwnRecorder(meter_provider)
@@ -161,16 +171,8 @@ class Telemetry:
 
     def _start(self) -> None:
         for part in self._signals.parts:
-            if isinstance(part, PeriodicReader):
+            if isinstance(part, (PeriodicReader, Standby)):
                 part.start()
-
-
-def _use(following: pipeline.Pipeline | None) -> None:
-    """Make `following` the current pipeline; what began in a provider of the application's own still ends there."""
-    before = pipeline.current
-    pipeline.use(following)
-    if before is not None and before.meter_provider not in pipeline.ours:
-        before.is_open = True
 
 
 def log_records() -> Any:
@@ -225,9 +227,7 @@ def configure(
     arguments = _arguments(given, resource=resource, **settings)
     with _lock:
         if _configured is not None:
-            if _configured._arguments != arguments:
-                raise ConfigurationError(_differences(_configured._arguments, arguments))
-            return _configured
+            return _configured._again(arguments)
         loaded, signals = _built(given, resource=resource, **settings)
         telemetry = Telemetry(loaded, arguments, signals)
         _set_policy(loaded)
@@ -268,11 +268,18 @@ def _loaded(environ: Mapping[str, str], given: Given, **settings: Any) -> Settin
 def _arguments(given: Given, **others: Any) -> dict[str, Any]:
     """Return the arguments of `configure` so that they can be compared: None is the same as not given."""
     arguments = {**vars(given), **others}
-    return {
-        name: tuple(value) if isinstance(value, list) else dict(value) if isinstance(value, Mapping) else value
-        for name, value in arguments.items()
-        if value is not None
-    }
+    return {name: _comparable(value) for name, value in arguments.items() if value is not None}
+
+
+def _comparable(value: Any) -> Any:
+    """Return the value as it is now; a list is the same as a tuple."""
+    if isinstance(value, list):
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return tuple(items)
+    if isinstance(value, Mapping):
+        attributes: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return dict(attributes)
+    return value
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[Problem]:

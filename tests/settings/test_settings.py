@@ -56,11 +56,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.request_id_attribute == "request_id"
     assert settings.trust_request_id
     assert settings.request_id_hosts is None
-    assert settings.expected == settings.measure == ()
+    assert settings.expected == ()
     assert not settings.spans
     assert settings.attribute_sets == 100
     assert settings.shutdown_timeout == 3
-    assert (settings.logs, settings.logs_slow, settings.logs_share, settings.logs_canonical) == ("all", 1, 0, False)
 
 
 def test_an_empty_value_is_an_unset_one() -> None:
@@ -258,13 +257,8 @@ def test_clews_own_variables_are_read() -> None:
         CLEW_REQUEST_ID_HOSTS="shop.example,.Internal:8080, [::1]",
         CLEW_EXPECTED="django.http.Http404,KeyError",
         CLEW_SPANS="TRUE",
-        CLEW_MEASURE="shop.orders:*,shop.db:Store.query",
         CLEW_ATTRIBUTE_SETS="20",
         CLEW_SHUTDOWN_TIMEOUT="0.5",
-        CLEW_LOGS="Interesting",
-        CLEW_LOGS_SLOW="2",
-        CLEW_LOGS_SHARE="0.01",
-        CLEW_LOGS_CANONICAL="true",
         CLEW_STRICT="true",
     )
     assert settings.request_id_header == "X-Correlation-ID"
@@ -273,10 +267,7 @@ def test_clews_own_variables_are_read() -> None:
     assert settings.request_id_hosts == ("shop.example", ".internal:8080", "[::1]")
     assert settings.expected == ("django.http.Http404", "KeyError")
     assert settings.spans
-    assert settings.measure == ("shop.orders:*", "shop.db:Store.query")
     assert (settings.attribute_sets, settings.shutdown_timeout) == (20, 0.5)
-    assert (settings.logs, settings.logs_slow, settings.logs_share) == ("interesting", 2, 0.01)
-    assert settings.logs_canonical
 
 
 def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
@@ -285,16 +276,14 @@ def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
         spans=False,
         expected=(ValueError, "shop.OutOfStock"),
         request_id_hosts=["a.example", ".b"],
-        shutdown_timeout=1,
-        logs_share=1e-3,
-        measure="shop:*",
+        shutdown_timeout=1e-3,
         attribute_sets=None,
     )
     assert not settings.spans
     assert settings.expected == (ValueError, "shop.OutOfStock")
     assert settings.request_id_hosts == ("a.example", ".b")
-    assert (settings.shutdown_timeout, settings.logs_share, settings.attribute_sets) == (1, 0.001, 7)
-    assert settings.measure == ("shop:*",)
+    assert (settings.shutdown_timeout, settings.attribute_sets) == (0.001, 7)
+    assert load_settings({}, shutdown_timeout=1).shutdown_timeout == 1
     assert load_settings({}, expected=KeyError).expected == (KeyError,)
 
 
@@ -339,11 +328,8 @@ def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
         ("CLEW_REQUEST_ID_HOSTS", "shop:0", "each an exact host or a .suffix"),
         ("CLEW_EXPECTED", "not-a-name", "dotted names of exception types"),
         ("CLEW_SPANS", "on", "true or false"),
-        ("CLEW_MEASURE", "shop.orders", "module:function"),
         ("CLEW_ATTRIBUTE_SETS", "0", "a whole number from 1 to 100000"),
         ("CLEW_SHUTDOWN_TIMEOUT", "nan", "a number of seconds from 0 to 3600"),
-        ("CLEW_LOGS", "none", "all, interesting"),
-        ("CLEW_LOGS_SHARE", "1.1", "a number from 0 to 1"),
         ("CLEW_SPAN", "true", "perhaps CLEW_SPANS"),
     ],
 )
@@ -369,7 +355,7 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(name: st
         ("expected", 3, "exception types"),
         ("expected", int, "exception types"),
         ("expected", ("no name!",), "exception types"),
-        ("measure", ["shop:*,x"], "module:function"),
+        ("request_id_hosts", ["a.example,b.example"], "one or more hosts"),
         ("resource", "shop", "a Resource or a mapping of attributes"),
     ],
 )
@@ -377,6 +363,16 @@ def test_a_wrong_keyword_argument_is_a_problem_too(name: str, value: object, all
     (said,) = problems({}, **{name: value})
     assert said.startswith(f"configure({name}=…) is {value!r}; allowed: ")
     assert allowed in said
+
+
+@pytest.mark.parametrize(
+    "name", ["CLEW_MEASURE", "CLEW_LOGS", "CLEW_LOGS_SLOW", "CLEW_LOGS_SHARE", "CLEW_LOGS_CANONICAL"]
+)
+def test_what_this_version_does_not_do_cannot_be_asked_for(name: str) -> None:
+    assert problems({name: "1"}) == [f"{name} is not supported by this version; allowed: to leave it unset"]
+    assert load(**{name: ""}).strict
+    with pytest.raises(TypeError, match="no settings: "):
+        load_settings({}, **{name.removeprefix("CLEW_").lower(): True})
 
 
 def test_a_keyword_argument_that_is_no_setting_is_a_type_error() -> None:
@@ -471,5 +467,5 @@ def test_beside_a_configuration_file_the_other_standard_variables_are_ignored(tm
 
 
 def test_a_long_value_is_shown_in_part() -> None:
-    (said,) = problems({"CLEW_LOGS": "x" * 10_000})
+    (said,) = problems({"CLEW_SPANS": "x" * 10_000})
     assert len(said) < 250

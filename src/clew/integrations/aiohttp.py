@@ -13,11 +13,14 @@ from typing import Any, TypeVar, cast
 from clew.integrations.onward import pass_on
 from clew.redirects import redirect_target
 
+try:
+    _aiohttp: Any = import_module("aiohttp")
+except ImportError as error:
+    raise ImportError("clew.integrations.aiohttp needs aiohttp: pip install 'clew[aiohttp]'") from error
+
 __all__ = ["instrument"]
 
 Session = TypeVar("Session")
-
-_aiohttp: Any = import_module("aiohttp")
 
 
 def instrument(session: Session) -> Session:

@@ -30,6 +30,11 @@ from clew.integrations.measured import Measurers
 from clew.integrations.served import Carrier, Served, is_served
 from clew.propagator import bound_cell
 
+try:
+    import_module("django")
+except ImportError as error:
+    raise ImportError("clew.integrations.django needs django: pip install 'clew[django]'") from error
+
 __all__ = ["RequestMiddleware", "instrument"]
 
 R = TypeVar("R")

@@ -11,6 +11,13 @@ and nothing is recorded twice.
 
 from __future__ import annotations
 
+from importlib import import_module
+
+try:
+    import_module("fastapi")  # brings Starlette
+except ImportError as error:
+    raise ImportError("clew.integrations.fastapi needs fastapi: pip install 'clew[fastapi]'") from error
+
 from clew.integrations.starlette import RequestMiddleware, instrument, uninstrument
 
 __all__ = ["RequestMiddleware", "instrument", "uninstrument"]

@@ -9,9 +9,15 @@ clew.integrations.flask.instrument(app)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, Literal, TypeVar, cast
 
 from clew.integrations.wsgi import Environ, RequestMiddleware
+
+try:
+    import_module("flask")
+except ImportError as error:
+    raise ImportError("clew.integrations.flask needs flask: pip install 'clew[flask]'") from error
 
 __all__ = ["RequestMiddleware", "instrument"]
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import httpx
-
 from clew.integrations.onward import pass_on
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("clew.integrations.httpx needs httpx: pip install 'clew[httpx]'") from error
 
 __all__ = ["instrument", "uninstrument"]
 

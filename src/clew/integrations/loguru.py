@@ -8,9 +8,15 @@ logger.add(sys.stderr, format="{time} {extra[request_id]} {level} {message}")
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from clew.request import policy, remembered_request_id, request_id
+
+try:
+    import_module("loguru")
+except ImportError as error:
+    raise ImportError("clew.integrations.loguru needs loguru: pip install 'clew[loguru]'") from error
 
 __all__ = ["add_request_id"]
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 from typing import Any, TypeVar
 
-import requests
-
 from clew.integrations.onward import pass_on
+
+try:
+    import requests
+except ImportError as error:
+    raise ImportError("clew.integrations.requests needs requests: pip install 'clew[requests]'") from error
 
 __all__ = ["instrument", "uninstrument"]
 

@@ -12,9 +12,12 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
-from starlette.applications import Starlette
-
 from clew.integrations.asgi import ASGIApp, Receive, RequestMiddleware, Scope, Send
+
+try:
+    from starlette.applications import Starlette
+except ImportError as error:
+    raise ImportError("clew.integrations.starlette needs starlette: pip install 'clew[starlette]'") from error
 
 __all__ = ["RequestMiddleware", "instrument", "uninstrument"]
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
+from importlib import import_module
 from typing import Any, cast
 
 from clew.request import policy, remembered_request_id, request_id
+
+try:
+    import_module("structlog")
+except ImportError as error:
+    raise ImportError("clew.integrations.structlog needs structlog: pip install 'clew[structlog]'") from error
 
 __all__ = ["add_request_id"]
 

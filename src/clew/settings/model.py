@@ -92,13 +92,8 @@ class Settings:
     request_id_hosts: tuple[str, ...] | None
     expected: tuple[type[BaseException] | str, ...]
     spans: bool
-    measure: tuple[str, ...]
     attribute_sets: int
     shutdown_timeout: float
-    logs: str
-    logs_slow: float
-    logs_share: float
-    logs_canonical: bool
 
 
 def load_settings(environ: Mapping[str, str], *, strict: bool = True, **overrides: Any) -> Settings:

@@ -93,7 +93,6 @@ def _setting(name: str, default: object, parse: Callable[[str], Any], *kinds: ty
 
 _sets = values.whole_number(1, 100_000)
 _seconds = values.decimal(0, 3600, "seconds")
-_share = values.decimal(0, 1)
 
 OWN_SETTINGS: Mapping[str, OwnSetting] = {
     setting.name: setting
@@ -104,16 +103,14 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         OwnSetting("request_id_hosts", None, values.hosts, _items(values.hosts)),
         OwnSetting("expected", (), values.exception_names, _exceptions),
         _setting("spans", False, values.boolean),
-        OwnSetting("measure", (), values.measure_patterns, _items(values.measure_patterns)),
         _setting("attribute_sets", 100, _sets, int),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
-        _setting("logs", "all", values.one_of("all", "interesting")),
-        _setting("logs_slow", 1.0, _seconds, int, float),
-        _setting("logs_share", 0.0, _share, int, float),
-        _setting("logs_canonical", False, values.boolean),
         _setting("strict", None, values.boolean),
     )
 }
+
+NOT_SUPPORTED = ("CLEW_LOGS", "CLEW_LOGS_CANONICAL", "CLEW_LOGS_SHARE", "CLEW_LOGS_SLOW", "CLEW_MEASURE")
+"""Variables that mean something to other versions; set, they would promise here what does not happen."""
 
 
 def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +131,10 @@ def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
     """Find variables that are named like ours and are none, mistyped as a rule; each is a problem."""
     known = [setting.variable for setting in OWN_SETTINGS.values()]
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known and reading.text(name) is not None:
+        if not name.startswith(PREFIX) or name in known or reading.text(name) is None:
+            continue
+        if name in NOT_SUPPORTED:
+            reading.wrong(name, "not supported by this version", "to leave it unset")
+        else:
             near = difflib.get_close_matches(name, known, 1, 0.0)
             reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")

@@ -106,13 +106,14 @@ def attribute_name(text: str) -> str:
 def hosts(text: str) -> tuple[str, ...]:
     """Hosts that a request ID may go to, in lower case: ``host`` or ``.suffix``, each with an optional port."""
     found = listed(text)
-    for item in found:
-        match = _HOST.fullmatch(item)
-        if not match or len(item) > 260 or (match["port"] and not 1 <= int(match["port"]) <= 65535):
-            raise UnfitError("hosts between commas, each an exact host or a .suffix, with an optional :port")
-    if not found:
-        raise UnfitError("at least one host")
+    if not found or not all(map(_is_host, found)):
+        raise UnfitError("one or more hosts between commas, each an exact host or a .suffix, with an optional :port")
     return tuple(item.lower() for item in found)
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and len(text) <= 260 and (not match["port"] or 1 <= int(match["port"]) <= 65535)
 
 
 def is_dotted(name: str) -> bool:
@@ -125,18 +126,6 @@ def exception_names(text: str) -> tuple[str, ...]:
     found = listed(text)
     if not found or not all(map(is_dotted, found)):
         raise UnfitError("dotted names of exception types between commas, such as django.http.Http404,KeyError")
-    return found
-
-
-def measure_patterns(text: str) -> tuple[str, ...]:
-    """What to measure without code: ``module:name``, ``module:Class.method`` or ``module:*``."""
-    found = listed(text)
-    for item in found:
-        module, colon, name = item.partition(":")
-        if not colon or not is_dotted(module) or not (name == "*" or is_dotted(name)):
-            raise UnfitError("module:function, module:Class.method or module:* between commas, such as shop.orders:*")
-    if not found:
-        raise UnfitError("at least one module:function")
     return found
 
 
