@@ -122,23 +122,39 @@ def _add_report(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="TIME",
         help="how long before to compare with (default: 24h)",
     )
+    for what in ("service", "operation"):
+        parser.add_argument(
+            f"--{what}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"only this {what}; a name or a pattern with * and ?, more than once for several",
+        )
+    _add_most(parser, "--top", 10, "operations the text shows, the worst first")
     parser.set_defaults(run=_ask, question=_report)
 
 
 def _report(chosen: argparse.Namespace, source: Source) -> int:
     from clew.local.questions import report
 
-    answer = report(source, chosen.window, chosen.compare)
+    answer = report(source, chosen.window, chosen.compare, services=chosen.service, operations=chosen.operation)
     for signal, reason, count in answer.refusals:
         _say(f"not in here, refused when it came: {signal}: {reason} ({count})", ANSWERED)
     if chosen.format == "json":
         _print_json(answer.as_json())
     if not answer.operations:
-        return _say(f"no operation was measured in the last {chosen.window:g} s of {chosen.store}", NOTHING_FOUND)
+        asked = "".join(
+            f" with {what} {' or '.join(map(repr, names))}"
+            for what, names in (("service", chosen.service), ("name", chosen.operation))
+            if names
+        )
+        return _say(
+            f"no operation{asked} was measured in the last {chosen.window:g} s of {chosen.store}", NOTHING_FOUND
+        )
     if chosen.format == "text":
         from clew.local.text import console, print_report
 
-        print_report(console(), answer)
+        print_report(console(), answer, chosen.top)
     return ANSWERED
 
 
@@ -184,6 +200,7 @@ def _add_around(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     _add_question(parser)
     _add_window(parser, "30s")
+    _add_most(parser, "--events", 12, "events the text shows, those nearest to the middle of the window")
     parser.set_defaults(run=_ask, question=_around)
 
 
@@ -193,20 +210,19 @@ def _around(chosen: argparse.Namespace, source: Source) -> int:
     answer = around(source, chosen.what, chosen.window)
     if answer is None:
         if chosen.format == "json":
-            _print_json(
-                {"version": 1, "start": None, "end": None, "requests": 0, "failed": 0, "shared": [], "events": []}
-            )
+            nothing: dict[str, Any] = {"shared": [], "failures": [], "events": []}
+            _print_json({"version": 1, "start": None, "end": None, "requests": 0, "failed": 0, **nothing})
         return _say(f"no request {chosen.what!r} in {chosen.store}, and it is not a time", NOTHING_FOUND)
-    if answer.events_left_out:
-        _say(f"{answer.events_left_out} events are left out; a shorter --window shows all", ANSWERED)
     if chosen.format == "json":
+        if answer.events_left_out:
+            _say(f"{answer.events_left_out} events are left out; a shorter --window shows all", ANSWERED)
         _print_json(answer.as_json())
     if not answer.requests and not answer.events:
         return _say(f"nothing happened around {chosen.what!r} in {chosen.store}", NOTHING_FOUND)
     if chosen.format == "text":
         from clew.local.text import console, print_around
 
-        print_around(console(), answer)
+        print_around(console(), answer, chosen.events)
     return ANSWERED
 
 
@@ -248,6 +264,12 @@ def _add_window(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def _add_most(parser: argparse.ArgumentParser, name: str, default: int, what: str) -> None:
+    parser.add_argument(
+        name, type=_number, default=default, metavar="N", help=f"how many {what} (default: {default}); JSON has all"
+    )
+
+
 def _print_json(answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer, ensure_ascii=True, allow_nan=False, indent=2) + "\n")
     sys.stdout.flush()
@@ -278,6 +300,12 @@ def _size(text: str) -> int:
             f"{text!r} is not a size of at least 1MiB; allowed are numbers with KB, MB, GB, KiB, MiB or GiB, like 500MB"
         )
     return size
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"\d{1,6}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; allowed are 1 to 999999")
+    return int(text)
 
 
 def _port(text: str) -> int:

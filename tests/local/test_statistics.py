@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from clew.local.histogram import Bucket, Explicit, Exponential, merged
 from clew.local.statistics import Side, block_count, compare, lift, quantile, student
 
-edges = st.lists(st.floats(0.001, 1000, allow_subnormal=False), min_size=2, max_size=8, unique=True).map(sorted)
+edges = (
+    st.lists(st.floats(0.001, 1000, allow_subnormal=False), min_size=2, max_size=8, unique=True)
+    .map(sorted)
+    .filter(lambda bounds: all(high > low * (1 + 1e-6) for low, high in pairwise(bounds)))  # room for what is between
+)
 
 
 @given(edges, st.data())

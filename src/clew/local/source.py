@@ -24,6 +24,7 @@ _LOG_LINE = (
 
 _PAGE = 5000  # rows read in one transaction, far under a second
 _HOUR = 3600 * 10**9
+_NEAR = 300 * 10**9  # nanoseconds: an instance that exported metrics so near was there
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,19 @@ class Source:
                 resource,
             )
         ]
+
+    def instances(self, start: int, end: int) -> dict[str | None, set[str]]:
+        """Return, by service, the instances that exported metrics in [start, end] or a few minutes around it."""
+        found: dict[str | None, set[str]] = {}
+        for service, instance in self._all(
+            "SELECT DISTINCT service, instance FROM resources JOIN series ON series.resource = resources.id "
+            "WHERE instance IS NOT NULL AND EXISTS "
+            "(SELECT 1 FROM points WHERE points.series = series.id AND time >= ? AND time <= ?)",
+            start - _NEAR,
+            end + _NEAR,
+        ):
+            found.setdefault(service, set()).add(instance)
+        return found
 
     def earliest(self, resource: int, start: int) -> int | None:
         """Return the time of the first export of this resource with this start time, deleted ones included."""

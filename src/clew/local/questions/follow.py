@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +47,16 @@ class Event:
 
 @dataclass(frozen=True)
 class Followed:
-    """One request from its first event to the end of its last, in nanoseconds; None where nothing was found."""
+    """One request from its first event to the end of its last, in nanoseconds; None where nothing was found.
+
+    `several` are the services that had more than one instance then.
+    """
 
     request_id: str
     start: int | None
     end: int | None
     events: list[Event]
+    several: frozenset[str | None] = frozenset()
 
     def as_json(self) -> dict[str, Any]:
         """Return what the machine reads."""
@@ -76,7 +81,16 @@ def follow(source: Source, request_id: str) -> Followed:
     if not events:
         return Followed(request_id, None, None, [])
     end = max(event.time + round((event.duration or 0.0) * 1e9) for event in events)
-    return Followed(request_id, events[0].time, end, events)
+    return Followed(request_id, events[0].time, end, events, several_instances(source, events, events[0].time, end))
+
+
+def several_instances(source: Source, events: Iterable[Event], start: int, end: int) -> frozenset[str | None]:
+    """Return the services of which more than one instance was there in a stretch of time."""
+    instances = source.instances(start, end)
+    for event in events:
+        if event.instance is not None:
+            instances.setdefault(event.service, set()).add(event.instance)
+    return frozenset(service for service, found in instances.items() if len(found) > 1)
 
 
 def rows_of(source: Source, request_id: str) -> tuple[list[StoredSpan], list[StoredLogLine]]:

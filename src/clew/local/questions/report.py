@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -98,13 +99,22 @@ class Report:
         }
 
 
-def report(source: Source, window: float, compare_with: float) -> Report:
+def report(
+    source: Source,
+    window: float,
+    compare_with: float,
+    *,
+    services: Sequence[str] = (),
+    operations: Sequence[str] = (),
+) -> Report:
     """Answer for every operation that was called in the window or in the one before.
 
     Args:
         source: the store.
         window: its length in seconds; it ends at the last export.
         compare_with: how many seconds earlier the window before ends.
+        services: names or shell patterns; only operations of services that match one, or of all where there are none.
+        operations: the same for the names of operations. What is reported of an operation does not depend on either.
     """
     end = source.last_export(time.time_ns() + _AHEAD)
     if end is None:
@@ -117,13 +127,19 @@ def report(source: Source, window: float, compare_with: float) -> Report:
     now = Window(source, resources, start, end)
     shift = round(compare_with * 1e9)
     before = Window(source, resources, start - shift, end - shift)
-    operations = [
-        found
+    found = [
+        one
         for operation, group in every.items()
-        if (found := _operation(source, operation, group, now, before)) is not None
+        if _matches(operation.service or "", services)
+        and _matches(operation.name, operations)
+        and (one := _operation(source, operation, group, now, before)) is not None
     ]
-    operations.sort(key=lambda one: (one.operation.service or "", one.operation.kind, -one.calls, one.operation.name))
-    return Report(start, end, now.observed, compare_with, operations, source.refusals())
+    found.sort(key=lambda one: (one.operation.service or "", one.operation.kind, -one.calls, one.operation.name))
+    return Report(start, end, now.observed, compare_with, found, source.refusals())
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _operation(
