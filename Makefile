@@ -27,7 +27,7 @@ lint: installed-for-tests ## style and types: ruff, mypy, pyright
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+	$(PYTHON) -m pyright --project pyproject.toml --pythonpath $(PYTHON)
 
 format: installed-for-tests ## rewrites the sources in the project's style
 	$(PYTHON) -m ruff check --fix .

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import TracerProvider
+    from typing_extensions import Unpack  # for type checkers alone, which know it without the package
+
+    from clew.settings.own import OwnArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
 
@@ -197,7 +200,7 @@ def configure(
     metric_readers: Sequence[MetricReader] | None = None,
     span_processors: Sequence[SpanProcessor] | None = None,
     log_processors: Sequence[LogRecordProcessor] | None = None,
-    **settings: Any,
+    **settings: Unpack[OwnArguments],
 ) -> Telemetry:
     """Configure OpenTelemetry and `clew` from the environment, and begin to record.
 
@@ -257,7 +260,7 @@ def _built(given: Given, **settings: Any) -> tuple[Settings, Signals]:
 def _loaded(environ: Mapping[str, str], given: Given, **settings: Any) -> Settings:
     problems = given.problems()
     try:
-        loaded = load_settings(environ, strict=True, **settings)
+        loaded = load_settings(environ, **settings)
     except ConfigurationError as error:
         raise ConfigurationError([*error.problems, *problems]) from None
     if problems:

@@ -204,6 +204,17 @@ def test_not_strict_wrong_settings_are_logged_once_and_treated_as_unset(
     assert "CLEW_SPANS is 'perhaps'; allowed: true or false" in record.getMessage()
 
 
+def test_whether_to_be_strict_can_be_said_in_code_and_wins_over_the_variable(
+    nowhere: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CLEW_STRICT", "true")
+    monkeypatch.setenv("CLEW_ATTRIBUTE_SETS", "very many")
+    with pytest.raises(clew.ConfigurationError, match="CLEW_ATTRIBUTE_SETS"):
+        clew.configure()
+    assert clew.configure(strict=False).settings.attribute_sets == 100
+    assert "CLEW_ATTRIBUTE_SETS is 'very many'; allowed: a whole number" in caplog.text
+
+
 # what it sets
 
 

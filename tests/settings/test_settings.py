@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 
 from clew import diagnostics
 from clew.settings import ConfigurationError, Settings, load_settings, resource_in_child
+from clew.settings.own import OWN_SETTINGS, OwnArguments
 
 PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 
@@ -284,7 +285,8 @@ def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
     assert settings.request_id_hosts == ("a.example", ".b")
     assert (settings.shutdown_timeout, settings.attribute_sets) == (0.001, 7)
     assert load_settings({}, shutdown_timeout=1).shutdown_timeout == 1
-    assert load_settings({}, expected=KeyError).expected == (KeyError,)
+    for several in ([KeyError], {KeyError}, frozenset({KeyError}), KeyError):
+        assert load_settings({}, expected=several).expected == (KeyError,)
 
 
 @pytest.mark.parametrize(
@@ -421,11 +423,25 @@ def test_not_strict_says_all_in_one_text_and_takes_wrong_ones_for_unset(caplog: 
         assert name in record.getMessage()
 
 
-def test_clew_strict_decides_over_the_caller() -> None:
+def test_whether_to_be_strict_is_a_setting_like_the_others() -> None:
     wrong = {"CLEW_SPANS": "x"}
     assert not load_settings({**wrong, "CLEW_STRICT": "false"}).strict
-    with pytest.raises(ConfigurationError):
-        load_settings({**wrong, "CLEW_STRICT": "true"}, strict=False)
+    assert not load_settings({**wrong, "CLEW_STRICT": "true"}, strict=False).strict
+    assert not load_settings({**wrong, "CLEW_STRICT": "false"}, strict=None).strict
+    assert len(problems({**wrong, "CLEW_STRICT": "false"}, strict=True)) == 1
+    assert len(problems({**wrong, "CLEW_STRICT": "maybe"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("attribute_sets", 0), ("spans", "x"), ("resource", 3), ("strict", "false"), ("strict", 0)]
+)
+def test_a_wrong_keyword_argument_raises_without_being_strict_too(name: str, value: object) -> None:
+    said = problems({"CLEW_STRICT": "false", "CLEW_SPANS": "x"}, **{name: value})
+    assert {text.partition(" is ")[0] for text in said} == {"CLEW_SPANS", f"configure({name}=…)"}
+
+
+def test_the_typed_keyword_arguments_are_the_settings_there_are() -> None:
+    assert OwnArguments.__annotations__.keys() == OWN_SETTINGS.keys()
 
 
 def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:

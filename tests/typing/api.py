@@ -365,16 +365,18 @@ clew.configure(
     request_id_hosts=["shop.example", ".internal:8080"],
     expected=(OutOfStockError, "django.http.Http404"),
     spans=True,
-    measure=["shop.orders:*"],
     attribute_sets=50,
     shutdown_timeout=1.5,
-    logs="interesting",
-    logs_slow=0.5,
-    logs_share=0.01,
-    logs_canonical=True,
+    strict=False,
 )
 clew.configure({"service.name": "shop"})  # type: ignore[call-arg]
 clew.configure(views=View(instrument_name="orders", name="sold"))  # type: ignore[arg-type]
+clew.configure(expected=OutOfStockError, request_id_hosts="shop.example", strict=None)
+clew.configure(span=True)  # type: ignore[call-arg]
+clew.configure(spans="yes")  # type: ignore[arg-type]
+clew.configure(expected=int)  # type: ignore[arg-type]
+clew.configure(strict="no")  # type: ignore[arg-type]
+clew.configure(logs="interesting")  # type: ignore[call-arg]
 clew.configure(resource="shop")  # type: ignore[arg-type]
 
 try:

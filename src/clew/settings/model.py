@@ -96,18 +96,17 @@ class Settings:
     shutdown_timeout: float
 
 
-def load_settings(environ: Mapping[str, str], *, strict: bool = True, **overrides: Any) -> Settings:
+def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     """Read the settings from `environ`, with keyword arguments of `clew.configure()` over them.
 
     Args:
         environ: The environment, `os.environ` as a rule.
-        strict: Raise for wrong settings; otherwise they are logged, all in one text, and treated as unset.
-            ``CLEW_STRICT`` wins over it.
         overrides: One keyword argument for each setting of `clew`'s own (``spans=True``), and `resource` (a `Resource`
             or a mapping of attributes). None is the same as not given.
 
     Raises:
-        ConfigurationError: With all the wrong settings, where `strict`.
+        ConfigurationError: With all the wrong settings. Without `strict` (a setting as well) wrong variables are logged
+            instead, all in one text, and treated as unset.
         TypeError: For a keyword argument that is no setting.
     """
     unknown = sorted(set(overrides) - set(OWN_SETTINGS) - {"resource"})
@@ -118,8 +117,6 @@ def load_settings(environ: Mapping[str, str], *, strict: bool = True, **override
     if config_file is not None:
         reading.leave_out(_ignored_with_a_file)
     own = read_own(reading, overrides)
-    if own["strict"] is None:
-        own["strict"] = strict
     resource, instance_id_given = read_resource(reading, _given_resource(reading, overrides.get("resource")))
     metric_exporters = _exporters(reading, "metrics")
     span_exporters = _exporters(reading, "traces")
@@ -162,7 +159,7 @@ def load_settings(environ: Mapping[str, str], *, strict: bool = True, **override
     find_unknown(reading, environ)
     if reading.problems:
         error = ConfigurationError(reading.problems)
-        if settings.strict:
+        if settings.strict or any(problem.name not in environ for problem in reading.problems):
             raise error
         say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
     for note in reading.notes:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 from clew.settings import values
 from clew.settings.problems import Reading, UnfitError, shown
 
 PREFIX = "CLEW_"
+
+ExceptionOrName: TypeAlias = type[BaseException] | str
+
+
+class OwnArguments(TypedDict, total=False):
+    """The keyword arguments of `clew.configure()` for the settings of its own; None is the same as not given."""
+
+    request_id_header: str | None
+    request_id_attribute: str | None
+    trust_request_id: bool | None
+    request_id_hosts: str | Sequence[str] | AbstractSet[str] | None
+    expected: ExceptionOrName | Sequence[ExceptionOrName] | AbstractSet[ExceptionOrName] | None
+    spans: bool | None
+    attribute_sets: int | None
+    shutdown_timeout: float | None
+    strict: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,7 @@ def _items(parse: Callable[[str], tuple[str, ...]]) -> Callable[[object], Any]:
 def _exceptions(value: object) -> tuple[type[BaseException] | str, ...]:
     """Take exception types and dotted names, one or several."""
     allowed = "exception types or their dotted names, one or a tuple of them"
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, str):
         items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     else:
         items = [value]
@@ -105,7 +122,7 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("spans", False, values.boolean),
         _setting("attribute_sets", 100, _sets, int),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
-        _setting("strict", None, values.boolean),
+        _setting("strict", True, values.boolean),
     )
 }
 
