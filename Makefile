@@ -18,10 +18,12 @@ demo: $(VENV)/installed-for-demo ## the whole idea in a minute: a small shop und
 	$(PYTHON) examples/shop/demo.py
 
 test: lint test-contrib ## style, types and all tests; real parts that are missing are skipped (with CI set: a failure)
-	$(PYTHON) -m pytest --ignore=tests/integrations/contrib $(PYTEST_ARGS)
+	$(PYTHON) -m pytest --ignore=tests/integrations/contrib --ignore=tests/workers/test_contrib_celery.py $(PYTEST_ARGS)
 
 test-contrib: $(CONTRIB_VENV)/installed ## the core and the integrations beside contrib's own, on the oldest SDK that clew supports
-	$(CONTRIB_VENV)/bin/python -m pytest -q -m "not real" tests/core tests/metrics tests/integrations $(PYTEST_ARGS)
+	$(CONTRIB_VENV)/bin/python -m pytest -q -m "not real" tests/core tests/metrics tests/integrations \
+	    $(PYTEST_ARGS)
+	$(CONTRIB_VENV)/bin/python -m pytest -q tests/workers/test_contrib_celery.py $(PYTEST_ARGS)
 
 lint: installed-for-tests ## style and types: ruff, mypy, pyright
 	$(PYTHON) -m ruff check .
@@ -39,8 +41,9 @@ bench: $(BENCH_VENV)/installed ## what a measured call costs, against the same b
 test-pythons: ## the tests that need no real parts, on every other Python version found here
 	parts/test-pythons.sh
 
-parts: collector ## brings what the end-to-end tests need: the Collector (needs Go), Prometheus (from Debian)
+parts: collector ## brings what the end-to-end tests need: the Collector (needs Go), Prometheus and redis-server (from Debian)
 	parts/prometheus.sh
+	parts/redis.sh
 
 collector: ## builds the OpenTelemetry Collector of collector-config/builder.yaml into build/
 	parts/collector.sh

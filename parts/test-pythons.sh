@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 LIMIT=${LIMIT:-10m}
+# what depends on the version of Python; the rest is about other programs, or takes minutes
+TESTS=(tests/core tests/metrics tests/settings tests/delivery tests/integrations tests/local)
 limited=()
 if command -v timeout >/dev/null; then
     limited=(timeout "$LIMIT")
@@ -17,5 +19,6 @@ for version in ${VERSIONS:-3.10 3.12 3.13 3.14}; do
     fi
     echo "Python $version:"
     make --no-print-directory PYTHON_FOR_VENV="$interpreter" VENV=".venv-$version" installed-for-tests
-    "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" --ignore=tests/integrations/contrib -p no:cacheprovider ${PYTEST_ARGS:-}
+    "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" -p no:cacheprovider \
+        --ignore=tests/integrations/contrib "${TESTS[@]}" ${PYTEST_ARGS:-}
 done

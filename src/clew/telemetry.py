@@ -15,7 +15,7 @@ from clew.__about__ import __version__
 from clew.delivery import PeriodicReader, deliver
 from clew.diagnostics import say_once
 from clew.failures import Expected
-from clew.metrics.recorder import PortableRecorder
+from clew.metrics.recorder import PortableRecorder, Recorder
 from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider
 from clew.providers import Given
 from clew.request import policy
@@ -151,26 +151,33 @@ class Telemetry:
 
     def _begin(self) -> None:
         """Let measurements go to the providers."""
-        settings, signals = self.settings, self._signals
+        signals = self._signals
         meter_provider = signals.meter_provider
         self._start()
         pipeline.use(
-            pipeline.Pipeline(
-                meter_provider,
+            self._pipeline(
                 OwnRecorder(meter_provider)
                 if isinstance(meter_provider, ShardedMeterProvider)
-                else PortableRecorder(meter_provider),
-                tracer=signals.tracer_provider.get_tracer("clew", __version__),
-                spans=settings.spans,
-                expected=Expected(
-                    tuple(kind for kind in settings.expected if not isinstance(kind, str)),
-                    tuple(kind for kind in settings.expected if isinstance(kind, str)),
-                ),
-                attribute_sets=settings.attribute_sets,
+                else PortableRecorder(meter_provider)
             )
         )
         if signals.logger_provider is not None:
             log_records().install(signals.logger_provider)
+
+    def _pipeline(self, recorder: Recorder) -> pipeline.Pipeline:
+        """Make the pipeline that the settings describe."""
+        settings, signals = self.settings, self._signals
+        return pipeline.Pipeline(
+            signals.meter_provider,
+            recorder,
+            tracer=signals.tracer_provider.get_tracer("clew", __version__),
+            spans=settings.spans,
+            expected=Expected(
+                tuple(kind for kind in settings.expected if not isinstance(kind, str)),
+                tuple(kind for kind in settings.expected if isinstance(kind, str)),
+            ),
+            attribute_sets=settings.attribute_sets,
+        )
 
     def _start(self) -> None:
         for part in self._signals.parts:

@@ -188,5 +188,5 @@ def test_the_map_of_the_sources_names_every_module(folder: str) -> None:
 
 
 def test_the_map_of_the_sources_names_no_module_that_is_gone() -> None:
-    there = {path.name for folder in ("src/clew", "tests") for path in (ROOT / folder).rglob("*.py")}
+    there = {path.name for folder in ("src", "tests") for path in (ROOT / folder).rglob("*.py")}
     assert set(re.findall(r"`(?:\w+/)*(\w+\.py)`", PAGES["CONTRIBUTING.md"])) <= there

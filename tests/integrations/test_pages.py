@@ -17,12 +17,14 @@ NEEDS = re.compile(r"<!-- needs: (.*) -->")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 SHARED = {
+    "grpc_client",
     "http_metrics",
     "incoming",
     "log_translation",
     "measured",
     "onward",
     "routes",
+    "rpc_metrics",
     "served",
 }
 """Modules that integrations share, which nobody imports by name."""

@@ -1,47 +1,259 @@
-"""The request ID onwards with aiohttp's client.
+"""The request ID for an aiohttp application, and onwards with aiohttp's client.
 
 ```python
+app = clew.integrations.aiohttp.instrument(web.Application())
 session = clew.integrations.aiohttp.instrument(aiohttp.ClientSession())
 ```
 """
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
-from typing import Any, TypeVar, cast
+from types import FrameType
+from typing import Any, Literal, TypeVar, cast
 
+from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations.measured import AIOHTTP, Measurers, aiohttp_measures
 from clew.integrations.onward import pass_on
+from clew.integrations.served import Served, is_served
+from clew.propagator import CARRIER_KEY, CarrierCell
 from clew.redirects import redirect_target
 
 try:
     _aiohttp: Any = import_module("aiohttp")
+    _web: Any = import_module("aiohttp.web")
 except ImportError as error:
     raise ImportError("clew.integrations.aiohttp needs aiohttp: pip install 'clew[aiohttp]'") from error
 
 __all__ = ["instrument"]
 
-Session = TypeVar("Session")
+Target = TypeVar("Target")
+
+_EXPOSE = "Access-Control-Expose-Headers"
+
+_instruments = HttpInstruments(__name__)
 
 
-def instrument(session: Session) -> Session:
-    """Let `session` send the ID of the current request with each call, redirects included, to hosts that may have it.
+def instrument(
+    target: Target,
+    *,
+    headers: str | Iterable[str] | None = None,
+    validator: Callable[[str], object] | None = None,
+    transformer: Callable[[str], str] | None = None,
+    generator: Callable[[], str] | None = None,
+    trust: bool | None = None,
+    echo: bool | str = True,
+    expose: bool = False,
+    update_request_headers: bool = False,
+    ignore: Iterable[str] | Callable[[Any], bool] = (),
+    metrics: bool | Literal["auto"] = "auto",
+) -> Target:
+    """Make each call of an application a request, or let a client session send the ID of the current request.
+
+    An `aiohttp.web.Application` gets a middleware outside of all that it has, those of other instrumentations included.
+    The keywords are those of `clew.integrations.asgi.RequestMiddleware`; a callable `ignore` gets the
+    `aiohttp.web.Request`. The response carries the ID, the answer to an unhandled exception too. A request ends when
+    its handler returns.
+
+    An `aiohttp.ClientSession` sends the ID with each call, redirects included, to hosts that may have it. It takes no
+    keywords.
 
     Returns:
-        `session`, the same object, an `aiohttp.ClientSession`.
+        `target`, the same object.
 
     Raises:
-        TypeError: `session` is none.
+        TypeError: `target` is neither, or a keyword has a value that it does not take.
+        ValueError: A keyword has a value that it does not take, or the application is instrumented already.
+        RuntimeError: The application has started.
     """
-    if not isinstance(session, _aiohttp.ClientSession):
-        raise TypeError(f"instrument() takes an aiohttp.ClientSession, not {type(session).__name__}")
-    configs: list[Any] = cast("Any", session).trace_configs
+    if isinstance(target, _aiohttp.ClientSession):
+        _instrument_session(cast("Any", target))
+        return target
+    if not isinstance(target, _web.Application):
+        raise TypeError(
+            f"instrument() takes an aiohttp.web.Application or an aiohttp.ClientSession, not {type(target).__name__}"
+        )
+    app: Any = target
+    if any(isinstance(found, _Middleware) for found in app.middlewares):
+        raise ValueError("this application is instrumented already")
+    if app.frozen:
+        raise RuntimeError("instrument() has to be called before the application starts")
+    middleware = _Middleware(
+        headers=headers,
+        validator=validator,
+        transformer=transformer,
+        generator=generator,
+        trust=trust,
+        echo=echo,
+        expose=expose,
+        update_request_headers=update_request_headers,
+        ignore=ignore,
+        metrics=metrics,
+    )
+    app.middlewares.insert(0, _web.middleware(middleware))
+    app.on_response_prepare.append(middleware.prepare)
+    return target
+
+
+# the server
+
+
+class _Middleware:
+    """The outermost middleware of one application, with the options that it was given."""
+
+    def __init__(self, *, update_request_headers: bool, ignore: Any, metrics: Any, **options: Any) -> None:
+        owner = f"{__name__}.instrument"
+        self._incoming = incoming(owner, **options)
+        self._update_request_headers = update_request_headers
+        self._ignore = ignored(owner, ignore)
+        self._metrics = check_metrics(owner, metrics)
+
+    async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Run the handler for one request."""
+        if is_served(request) or is_ignored(self._ignore, request, request.path):
+            return await handler(request)
+        _make_known(request)
+        request_id = self._incoming.choose(request.headers.get)
+        served = Served(request_id, request, request.raw_headers)
+        measurement = self._measured(request, inspect.currentframe())
+        response: Any = None
+        error: BaseException | None = None
+        try:
+            if self._update_request_headers:
+                request = _with_header(request, self._incoming.header_names()[0], request_id)
+            response = await handler(request)
+            return response
+        except BaseException as left:
+            error = left
+            raise
+        finally:
+            status: int | None = getattr(error if response is None else response, "status", None)
+            if error is not None and status is None and isinstance(error, Exception):
+                status = 500  # what the server answers
+            is_failure = _is_failure(request, error)
+            if measurement is not None:
+                _end(measurement, served, request, status, error, is_failure=is_failure)
+            failed = status is not None and status >= 500
+            served.leave(error if is_failure else None, str(status) if failed else None)
+            error = None
+
+    def _measured(self, request: Any, frame: FrameType | None) -> HttpMeasurement | None:
+        if self._metrics is False or request.headers.get("Upgrade", "").lower() == "websocket":
+            return None
+        try:
+            instruments = _instruments.get()
+            if instruments is None:
+                return None
+            return HttpMeasurement(
+                instruments,
+                method=request.method,
+                scheme=request.scheme,
+                version=f"{request.version.major}.{request.version.minor}",
+                is_auto=self._metrics == "auto",
+                frame=frame,
+                app=_Inside(request),
+            )
+        except Exception as trouble:
+            not_measured(trouble)
+            return None
+
+    async def prepare(self, request: Any, response: Any) -> None:
+        """Put the ID on a response that is about to be sent, whoever has made it."""
+        name = self._incoming.echo_name()
+        cell = request.get(CARRIER_KEY)
+        if name is None or not isinstance(cell, CarrierCell) or cell.request_id is None:
+            return
+        response.headers[name] = cell.request_id
+        if self._incoming.expose:
+            response.headers[_EXPOSE] = exposed(", ".join(response.headers.popall(_EXPOSE, ())), name)
+
+
+class _Inside:
+    """What measures a request inside of our middleware."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def look_for_measurers(self) -> Measurers:
+        """Look at the middlewares of all applications that the request goes through."""
+        apps: Iterable[Any] = getattr(self._request.match_info, "apps", ())
+        if any(getattr(found, "__module__", None) == AIOHTTP for app in apps for found in app.middlewares):
+            return aiohttp_measures(self._request)
+        return Measurers()
+
+
+def _end(
+    measurement: HttpMeasurement,
+    served: Served,
+    request: Any,
+    status: int | None,
+    error: BaseException | None,
+    *,
+    is_failure: bool,
+) -> None:
+    try:
+        measurement.end(
+            status=status,
+            route=_route(request),
+            error=error if is_failure else None,
+            is_measured=served.is_measured,
+            context=served.context,
+        )
+    except Exception as trouble:
+        not_measured(trouble)
+
+
+def _route(request: Any) -> str | None:
+    """Return the template of the route, that of the applications it is mounted in included, or None."""
+    canonical = getattr(request.match_info.route.resource, "canonical", None)
+    return canonical if isinstance(canonical, str) and canonical else None
+
+
+def _is_failure(request: Any, error: BaseException | None) -> bool:
+    """Tell whether the request failed of an exception: an answer that is raised is none, nor is a client that left."""
+    if error is None or isinstance(error, _web.HTTPException):
+        return False
+    is_cut_off = isinstance(error, OSError) or type(error).__name__ == "CancelledError"
+    return not (is_cut_off and request.transport is None)
+
+
+def _with_header(request: Any, name: str, request_id: str) -> Any:
+    found = request.headers.copy()
+    found[name] = request_id
+    return request.clone(headers=found)
+
+
+_is_known = False
+
+
+def _make_known(request: Any) -> None:
+    """Use the key once with the warning off that aiohttp has for the first use of each key that is a string.
+
+    A string it has to be: the propagator looks for it in the carriers of all servers.
+    """
+    global _is_known
+    if not _is_known:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            request[CARRIER_KEY] = None
+        _is_known = True
+
+
+# the client
+
+
+def _instrument_session(session: Any) -> None:
+    configs: list[Any] = session.trace_configs
     if not any(_before_call in config.on_request_start for config in configs):
         config = _aiohttp.TraceConfig()
         config.on_request_start.append(_before_call)
         config.on_request_redirect.append(_before_redirect)
         config.freeze()
         configs.append(config)
-    return session
 
 
 async def _before_call(_session: Any, _context: Any, call: Any) -> None:

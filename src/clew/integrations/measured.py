@@ -2,8 +2,8 @@
 
 Nobody announces it: a middleware that was added by hand sets no flag, and one that is there may pass a request by
 (excluded URLs, suppressed instrumentation). What can be told is who stands on the stack while the response starts, and
-what they hold: the names looked for are those of opentelemetry-instrumentation-{asgi,wsgi,flask} 0.66 and of
-FastAPI 0.165. Where such a name is missing, the request counts as measured by nobody.
+what they hold: the names looked for are those of opentelemetry-instrumentation-{asgi,wsgi,flask,aiohttp-server} 0.66
+and of FastAPI 0.165. Where such a name is missing, the request counts as measured by nobody.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, cast
 _ASGI = "opentelemetry.instrumentation.asgi"
 _WSGI = "opentelemetry.instrumentation.wsgi"
 FLASK = "opentelemetry.instrumentation.flask"
+AIOHTTP = "opentelemetry.instrumentation.aiohttp_server"
 _FASTAPI = "fastapi.telemetry._asgi"
 _STABLE = "duration_histogram_new"
 
@@ -49,11 +50,16 @@ def _fastapi(variables: Mapping[str, Any]) -> tuple[bool, bool]:
     return bool(variables.get("metering")), bool(variables.get("metering"))
 
 
+def _aiohttp(variables: Mapping[str, Any]) -> tuple[bool, bool]:
+    return "span" in variables, getattr(sys.modules.get(AIOHTTP), _STABLE, None) is not None
+
+
 _FUNCTIONS: dict[tuple[str, str], Callable[[Mapping[str, Any]], tuple[bool, bool]]] = {
     (_ASGI, "__call__"): _middleware,
     (_WSGI, "__call__"): _middleware,
     (_WSGI, "_start_response"): _wsgi_response,  # of an application that starts its response while it streams
     (FLASK, "_wrapped_app"): _flask,
+    (AIOHTTP, "_middleware"): _aiohttp,
     (_FASTAPI, "__call__"): _fastapi,
 }
 _DJANGO = "opentelemetry.instrumentation.django.middleware.otel_middleware"
@@ -117,6 +123,15 @@ def look_inside(app: Any) -> Measurers:
         elif getattr(layer, "__module__", None) == FLASK and getattr(layer, "__name__", None) == "_wrapped_app":
             seen.active = True
     return seen
+
+
+def aiohttp_measures(request: Any) -> Measurers:
+    """Tell what contrib's middleware for aiohttp, which is inside of ours, will measure of `request`."""
+    module = sys.modules.get(AIOHTTP)
+    excluded: Any = getattr(module, "_excluded_urls", None)
+    if module is None or (excluded is not None and excluded.url_disabled(request.url.path)):
+        return Measurers(passes_by=module is not None)
+    return Measurers(duration=None if getattr(module, _STABLE, None) is None else AIOHTTP, active=True)
 
 
 def _contrib_module(layer: object) -> str | None:

@@ -1,0 +1,244 @@
+"""The request ID with the tasks of Celery, and each run of one measured.
+
+```python
+clew.integrations.celery.instrument()
+```
+
+Nothing here hangs on Celery's signals before and after a task, whose handlers run in the order in which they were
+connected: a task's whole treatment by the worker is wrapped, and inside that the call of its body. Private to Celery,
+but what other instrumentations wrap too, is `celery.app.trace.build_tracer`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from importlib import import_module
+from typing import Any
+from weakref import WeakSet
+
+from clew.hosts import Target
+from clew.request import policy
+from clew.task_runs import (
+    TaskRun,
+    end_process,
+    exception_types_of,
+    not_handled,
+    put_request_id,
+    sent_at,
+    stamp,
+    target_of_host,
+)
+
+try:
+    import_module("celery")
+except ImportError as error:
+    raise ImportError("clew.integrations.celery needs Celery: pip install 'clew[celery]'") from error
+
+__all__ = ["instrument", "uninstrument"]
+
+_celery: Any = import_module("celery")
+_trace: Any = import_module("celery.app.trace")
+_signals: Any = import_module("celery.signals")
+_exceptions: Any = import_module("celery.exceptions")
+
+_EXPECTED: tuple[type[BaseException], ...] = (_exceptions.Retry, _exceptions.Ignore, _exceptions.Reject)
+_IMPORTERS = ("celery.app.trace", "celery.worker.consumer.consumer")
+"""The modules that hold `build_tracer` by name."""
+
+_MARK = "_clew_original"
+
+_lock = threading.Lock()
+_is_on = False
+_send_task: Any = _celery.Celery.send_task
+_build_tracer: Any = _trace.build_tracer
+_wrapped: WeakSet[Any] = WeakSet()
+"""The tasks, and classes of tasks, whose body is wrapped."""
+
+_next_body: ContextVar[tuple[Any, TaskRun] | None] = ContextVar("clew-celery-body", default=None)
+"""The task that this worker is about to run, until its body begins: a task may also be called as a plain function."""
+
+
+def instrument() -> None:
+    """Let tasks carry the request ID of who sends them, and measure each run; a second call changes nothing.
+
+    To be called where the Celery application is made, in the processes that send tasks as in those that run them. A
+    message has the ID in its headers (``X-Request-ID``, or as configured) and when it was sent (``clew-sent-at``).
+    Each run is an operation of the task's name (``operation.duration``), for which `Retry`, `Ignore`, `Reject` and what
+    the task's own `throws` names are no failures, and how long it waited is in ``operation.time_in_queue``.
+    """
+    global _is_on
+    with _lock:
+        _is_on = True
+        _celery.Celery.send_task = _send_task_with_request
+        _hold_build_tracer(_build_tracer, _build_tracer_with_request)
+        shutdown = _signals.worker_process_shutdown
+        if not hasattr(shutdown.send, _MARK):
+            shutdown.send = _then_end_process(shutdown.send)
+
+
+def uninstrument() -> None:
+    """Let tasks be sent and run as without us; messages under way keep their headers."""
+    global _is_on
+    with _lock:
+        _is_on = False
+        if _celery.Celery.send_task is _send_task_with_request:
+            _celery.Celery.send_task = _send_task
+        _hold_build_tracer(_build_tracer_with_request, _build_tracer)
+        _signals.worker_process_shutdown.__dict__.pop("send", None)
+        for owner in list(_wrapped):
+            _unwrap_body(owner)
+        _wrapped.clear()
+
+
+def _hold_build_tracer(before: Any, now: Any) -> None:
+    for name in _IMPORTERS:
+        module = sys.modules.get(name)
+        if module is not None and getattr(module, "build_tracer", None) is before:
+            module.build_tracer = now  # type: ignore[attr-defined]
+
+
+# sending
+
+
+@functools.wraps(_send_task)
+def _send_task_with_request(self: Any, /, *args: Any, **options: Any) -> Any:
+    try:
+        headers = dict(options.get("headers") or {})
+        stamp(headers)
+        put_request_id(headers, functools.partial(_broker, self, args, options))
+        options["headers"] = headers
+    except Exception as trouble:
+        not_handled("sent", trouble)
+    return _send_task(self, *args, **options)
+
+
+def _broker(app: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> Target | None:
+    """Return host and port of the broker that a task is sent to, or None where they are not known."""
+    given = inspect.signature(_send_task).bind_partial(app, *args, **options).arguments
+    producer = given.get("producer") or given.get("publisher")
+    connection = producer.connection if producer is not None else given.get("connection") or app.connection_for_write()
+    return target_of_host(connection.hostname, connection.port)
+
+
+# running
+
+
+@functools.wraps(_build_tracer)
+def _build_tracer_with_request(name: str, task: Any, *args: Any, **options: Any) -> Callable[..., Any]:
+    try:
+        _wrap_body(task)
+    except Exception as trouble:
+        not_handled("run", trouble)
+    tracer = _build_tracer(name, task, *args, **options)
+
+    @functools.wraps(tracer)
+    def trace_in_request(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
+        if not _is_on:
+            return tracer(uuid, args, kwargs, request)
+        try:
+            request = dict(request or {})
+            run = _run_of(task, name, request)
+        except Exception as trouble:
+            not_handled("run", trouble)
+            return tracer(uuid, args, kwargs, request)
+        token = _next_body.set((task, run))
+        try:
+            with run:
+                return tracer(uuid, args, kwargs, request)
+        finally:
+            _next_body.reset(token)
+
+    return trace_in_request
+
+
+def _run_of(task: Any, name: str, request: dict[str, Any]) -> TaskRun:
+    """Make the run that `request` asks for, and let `request` carry its ID: to handlers, and to a retry."""
+    expected = (*_EXPECTED, *exception_types_of(getattr(task, "throws", None)))
+    header = policy.header
+    if request.get("is_eager"):
+        headers = dict(request.get("headers") or {})
+        run = TaskRun(name, found=headers.get(header), is_on_the_spot=True, expected=expected)
+        request["headers"] = {**headers, header: run.request_id}
+    else:
+        delivery: dict[str, Any] = request.get("delivery_info") or {}
+        run = TaskRun(
+            name,
+            found=request.get(header),
+            due_at=_due_at(request),
+            queue=delivery.get("routing_key"),
+            expected=expected,
+        )
+    request[header] = run.request_id
+    return run
+
+
+def _due_at(request: Mapping[str, Any]) -> float | None:
+    """Return when the task could have begun: when it was sent, or at its `eta`."""
+    sent = sent_at(request)
+    eta = request.get("eta")
+    if sent is None or not isinstance(eta, str):
+        return sent
+    try:
+        due = datetime.fromisoformat(eta.replace("Z", "+00:00"))
+    except ValueError:
+        return sent
+    return max(sent, (due if due.tzinfo is not None else due.replace(tzinfo=timezone.utc)).timestamp())
+
+
+def _wrap_body(task: Any) -> None:
+    """Wrap what the tracer of `task` calls: its own `__call__` where it has one, else its `run`."""
+    has_call: bool = _trace.task_has_custom(task, "__call__")
+    owner: Any = task.__class__ if has_call else task
+    name = "__call__" if has_call else "run"
+    body: Callable[..., Any] = getattr(owner, name)
+    if hasattr(body, _MARK):
+        return
+
+    @functools.wraps(body)
+    def in_run(*args: Any, **kwargs: Any) -> Any:
+        following = _next_body.get()
+        if following is None or following[0] is not (args[0] if has_call else task):
+            return body(*args, **kwargs)
+        _next_body.set(None)
+        return following[1].call(body, *args, **kwargs)
+
+    own: dict[str, Any] = owner.__dict__
+    setattr(in_run, _MARK, own.get(name))
+    setattr(owner, name, in_run)
+    _wrapped.add(owner)
+
+
+def _unwrap_body(owner: Any) -> None:
+    own: dict[str, Any] = dict(owner.__dict__)
+    for name in ("run", "__call__"):
+        body = own.get(name)
+        if not hasattr(body, _MARK):
+            continue
+        original = getattr(body, _MARK)
+        if original is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
+
+
+# the end of a process of the pool
+
+
+def _then_end_process(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Have what has been measured sent when all handlers of the signal are done: the process then ends abruptly."""
+
+    @functools.wraps(send)
+    def send_and_end(*args: Any, **named: Any) -> Any:
+        try:
+            return send(*args, **named)
+        finally:
+            end_process()
+
+    setattr(send_and_end, _MARK, send)
+    return send_and_end

@@ -1,0 +1,133 @@
+"""The request ID with the messages of Dramatiq, and each run of an actor measured.
+
+```python
+broker.add_middleware(clew.integrations.dramatiq.RequestMiddleware())
+```
+"""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from clew.hosts import Target
+from clew.request import policy, request_id
+from clew.task_runs import (
+    TaskRun,
+    exception_types_of,
+    not_handled,
+    put_request_id,
+    redis_target,
+    sent_at,
+    stamp,
+    target_of_host,
+)
+
+try:
+    import_module("dramatiq")
+except ImportError as error:
+    raise ImportError("clew.integrations.dramatiq needs Dramatiq: pip install 'clew[dramatiq]'") from error
+
+from dramatiq.errors import RateLimitExceeded, Retry
+from dramatiq.middleware import Middleware
+
+if TYPE_CHECKING:
+    from dramatiq import Actor, Broker, Message
+    from dramatiq.worker import WorkerThread
+
+__all__ = ["RequestMiddleware"]
+
+_MARK = "_clew_original"
+
+_next_body: ContextVar[tuple[str, TaskRun] | None] = ContextVar("clew-dramatiq-body", default=None)
+"""The actor that this thread is about to run, by name, until its function begins: an actor may also be called."""
+
+
+class RequestMiddleware(Middleware):
+    """Lets messages carry the request ID of who sends them, and measures each run of an actor.
+
+    It may stand anywhere among the middlewares of a broker: what a worker does for a message, their handlers included,
+    is in the message's request, and the actor's function once more inside that. A message has the ID in its options,
+    under the name of the header (``X-Request-ID``, or as configured), and when it was enqueued (``clew-sent-at``). Each
+    run is an operation of the actor's name (``operation.duration``), for which `Retry`, `RateLimitExceeded` and what
+    the `throws` of the actor or the message names are no failures; how long it waited is in
+    ``operation.time_in_queue``.
+    """
+
+    def before_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
+        """Put the current request ID into a message that is sent, and the time into every one."""
+        try:
+            stamp(message.options)
+            if request_id() is not None:  # else it is a retry, or was delayed, and keeps its own
+                message.options.pop(policy.header, None)
+                put_request_id(message.options, lambda: _target(broker))
+        except Exception as trouble:
+            not_handled("sent", trouble)
+
+    def after_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
+        """Let the actor's function run inside the request of its message."""
+        function, name = actor.fn, actor.actor_name
+        if hasattr(function, _MARK):
+            return
+
+        @functools.wraps(function)
+        def in_run(*args: Any, **kwargs: Any) -> Any:
+            following = _next_body.get()
+            if following is None or following[0] != name:
+                return function(*args, **kwargs)
+            _next_body.set(None)
+            return following[1].call(function, *args, **kwargs)
+
+        setattr(in_run, _MARK, function)
+        actor.fn = in_run
+
+    def after_worker_thread_boot(self, broker: Broker, thread: WorkerThread) -> None:
+        """Let all that this thread of a worker does for a message be in the message's request."""
+        process = thread.process_message
+        if hasattr(process, _MARK):
+            return
+
+        @functools.wraps(process)
+        def process_in_request(message: Any) -> None:
+            try:
+                run = _run_of(broker, message)
+            except Exception as trouble:
+                not_handled("run", trouble)
+                process(message)
+                return
+            token = _next_body.set((message.actor_name, run))
+            try:
+                with run:
+                    process(message)
+            finally:
+                _next_body.reset(token)
+
+        setattr(process_in_request, _MARK, process)
+        thread.process_message = process_in_request  # type: ignore[method-assign]
+
+
+def _run_of(broker: Any, message: Any) -> TaskRun:
+    options: dict[str, Any] = message.options
+    actor: Any = broker.actors.get(message.actor_name)
+    throws = options.get("throws") or (None if actor is None else actor.options.get("throws"))
+    run = TaskRun(
+        message.actor_name,
+        found=options.get(policy.header),
+        due_at=sent_at(options),
+        queue=message.queue_name,
+        expected=(Retry, RateLimitExceeded, *exception_types_of(throws)),
+    )
+    options[policy.header] = run.request_id  # for a retry
+    return run
+
+
+def _target(broker: Any) -> Target | None:
+    """Return host and port of the broker that messages are sent to, or None where they are not known."""
+    client = getattr(broker, "client", None)
+    if client is not None:
+        return redis_target(client)
+    several: Any = getattr(broker, "parameters", None)  # pika's, of RabbitMQ
+    parameters: list[Any] = [*several] if isinstance(several, list) else [several]  # pyright: ignore[reportUnknownArgumentType]
+    return target_of_host(getattr(parameters[0], "host", None), getattr(parameters[0], "port", None))

@@ -1,0 +1,124 @@
+"""The request ID with the jobs of RQ, and each run of one measured.
+
+```python
+clew.integrations.rq.instrument()
+```
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
+
+from clew.request import policy
+from clew.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
+
+try:
+    import_module("rq")
+except ImportError as error:
+    raise ImportError("clew.integrations.rq needs RQ: pip install 'clew[rq]'") from error
+
+__all__ = ["instrument", "uninstrument"]
+
+_Job: Any = import_module("rq.job").Job
+_Worker: Any = next(
+    kind for kind in import_module("rq.worker").Worker.__mro__ if "perform_job" in vars(kind)
+)  # the class that has the method, below which are all the others
+
+_lock = threading.Lock()
+_own: dict[str, Any] = _Job.__dict__
+_create: Callable[..., Any] = _own["create"].__func__
+_perform: Callable[..., Any] = _Job.perform
+_perform_job: Callable[..., Any] = _Worker.perform_job
+
+_next_body: ContextVar[tuple[Any, TaskRun] | None] = ContextVar("clew-rq-body", default=None)
+"""The job that this worker is about to perform, until that begins."""
+
+
+def instrument() -> None:
+    """Let jobs carry the request ID of who makes them, and measure each run; a second call changes nothing.
+
+    To be called in the processes that enqueue jobs, and before the worker starts in those that run them. A job has the
+    ID in its `meta`, under the name of the header (``X-Request-ID``, or as configured). Each run is an operation of the
+    function's name (``operation.duration``), and how long it waited is in ``operation.time_in_queue``. The process that
+    RQ forks for a job sends what it has measured before it ends, within ``CLEW_SHUTDOWN_TIMEOUT``.
+    """
+    with _lock:
+        _Job.create = classmethod(_create_with_request)
+        _Job.perform = _perform_in_run
+        _Worker.perform_job = _perform_job_in_request
+
+
+def uninstrument() -> None:
+    """Let jobs be made and run as without us; those under way keep their `meta`."""
+    with _lock:
+        _Job.create = classmethod(_create)
+        _Job.perform = _perform
+        _Worker.perform_job = _perform_job
+
+
+@functools.wraps(_create)
+def _create_with_request(cls: Any, /, *args: Any, **options: Any) -> Any:
+    job = _create(cls, *args, **options)
+    try:
+        meta = dict(job.meta or {})  # a copy: one that the caller gives may serve for several jobs
+        put_request_id(meta, lambda: redis_target(job.connection))
+        job.meta = meta
+    except Exception as trouble:
+        not_handled("sent", trouble)
+    return job
+
+
+@functools.wraps(_perform_job)
+def _perform_job_in_request(self: Any, job: Any, /, *args: Any, **options: Any) -> Any:
+    """Wrap all that a worker does for a job; in the process forked for it, nothing comes after that."""
+    run = _made(lambda: _run_of(job, is_on_the_spot=False))
+    try:
+        if run is None:
+            return _perform_job(self, job, *args, **options)
+        token = _next_body.set((job, run))
+        try:
+            with run:
+                return _perform_job(self, job, *args, **options)
+        finally:
+            _next_body.reset(token)
+    finally:
+        if getattr(self, "is_horse", False):
+            end_process()
+
+
+@functools.wraps(_perform)
+def _perform_in_run(self: Any) -> Any:
+    following = _next_body.get()
+    if following is not None and following[0] is self:
+        _next_body.set(None)
+        return following[1].call(_perform, self)
+    run = _made(lambda: _run_of(self, is_on_the_spot=True))  # of a queue with is_async=False
+    if run is None:
+        return _perform(self)
+    with run:
+        return run.call(_perform, self)
+
+
+def _made(make: Callable[[], TaskRun]) -> TaskRun | None:
+    try:
+        return make()
+    except Exception as trouble:
+        not_handled("run", trouble)
+        return None
+
+
+def _run_of(job: Any, *, is_on_the_spot: bool) -> TaskRun:
+    meta: dict[str, Any] = job.meta or {}
+    enqueued_at = None if is_on_the_spot else job.enqueued_at
+    return TaskRun(
+        job.func_name or "rq.job",
+        found=meta.get(policy.header),
+        is_on_the_spot=is_on_the_spot,
+        due_at=None if enqueued_at is None else enqueued_at.timestamp(),
+        queue=job.origin or None,
+    )

@@ -1,0 +1,119 @@
+"""Lets a test capture what the process records, and puts everything back as it was."""
+
+# What is private to `clew.telemetry` is shared with this module, which stands in for it.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from opentelemetry import propagate
+from opentelemetry.sdk._logs import LoggerProvider
+
+from clew import pipeline
+from clew import telemetry as process
+from clew.integrations import logging
+from clew.log_records import RequestIdLogRecordProcessor
+from clew.providers import Given
+from clew.request import policy
+from clew.settings import Settings, load_settings
+from clew.signals import Signals, build, propagator
+from clew.testing.telemetry import CapturedTelemetry, LogTap, active, tapped
+from clew.testing.watch import RequestWatch
+
+_NOT_IN_TESTS = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE")
+_POLICY = ("header", "attribute", "trust", "hosts")
+
+# the providers of tests whose application has none: built once, since OpenTelemetry's global ones are set once
+
+_own: Signals | None = None
+_own_logs: LoggerProvider | None = None
+
+
+def _own_signals() -> tuple[Settings, Signals]:
+    """Return the providers of tests, with the settings as the environment has them now."""
+    global _own
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_IN_TESTS}
+    settings = load_settings(environ, strict=True)
+    if _own is None:
+        _own = build(settings, Given(metric_readers=[], span_processors=[], log_processors=[LogTap()]), None)
+        tapped.add(_own.logger_provider)
+    propagate.set_global_textmap(propagator(settings))
+    process._set_policy(settings)
+    return settings, _own
+
+
+def _log_provider(signals: Signals) -> Any:
+    """Return where the records of `logging` go: a LoggerProvider for tests where the application has none."""
+    global _own_logs
+    if signals.logger_provider is not None:
+        return signals.logger_provider
+    if _own_logs is None:
+        _own_logs = LoggerProvider(shutdown_on_exit=False)
+        for processor in (RequestIdLogRecordProcessor(), LogTap()):
+            _own_logs.add_log_record_processor(processor)
+        tapped.add(_own_logs)
+    return _own_logs
+
+
+@contextmanager
+def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, None, None]:
+    """Capture everything that is recorded in a ``with`` block: what the fixture `telemetry` does for a test.
+
+    What was configured before is in force again afterwards. It is for the whole process, so there is one at a time.
+
+    Args:
+        watch: The requests that count; None for those that begin from now on.
+
+    Raises:
+        ConfigurationError: A variable of the environment has a value that it does not take.
+    """
+    own_watch = RequestWatch() if watch is None else None
+    try:
+        captured, restore = _begin(cast("RequestWatch", watch or own_watch))
+        try:
+            yield captured
+        finally:
+            restore()
+    finally:
+        if own_watch is not None:
+            own_watch.end()
+
+
+def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
+    with process._lock:
+        before, pipeline_before = process._configured, pipeline.current
+        policy_before = {name: getattr(policy, name) for name in _POLICY}
+        handler_before, propagator_before = logging._installed, propagate.get_global_textmap()
+        arguments: Mapping[str, Any] = {}
+        if before is not None and before._signals.enabled:
+            settings, signals, arguments = before.settings, before._signals, before._arguments
+        else:
+            settings, signals = _own_signals()
+        captured = CapturedTelemetry(settings, arguments, signals, watch)
+        captured.tap()
+        captured.record()
+        if handler_before is None:
+            logging.install(_log_provider(signals))
+        process._configured = captured
+        active.append(captured)
+
+    def restore() -> None:
+        with process._lock:
+            active.remove(captured)
+            captured.untap()
+            is_over = before is not None and before._outcome is not None  # shut down by the test
+            process._configured = None if is_over else before
+            pipeline.use(None if is_over else pipeline_before)
+            if pipeline.current is not None:
+                pipeline.current.is_open = True
+            if handler_before is None or is_over:
+                logging.uninstall()
+            propagate.set_global_textmap(propagator_before)
+            for name, value in policy_before.items():
+                setattr(policy, name, value)
+
+    return captured, restore

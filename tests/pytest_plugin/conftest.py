@@ -1,0 +1,22 @@
+"""The tests of the pytest plugin run pytest on small test modules, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    """Run pytest on a test module and the files beside it, as a user does."""
+    pytester.makeini("[pytest]\nlog_level = INFO\naddopts = -p no:cacheprovider\n")
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(tests: str, *arguments: str, **modules: str) -> pytest.RunResult:
+        pytester.makepyfile(test_it=tests, **modules)
+        return pytester.runpytest_subprocess(*arguments, timeout=60)
+
+    return run
