@@ -50,11 +50,10 @@ class Link:
 class ToldLink:
     """The link of one block that has been told attributes, and so ends in another series than it began in."""
 
-    __slots__ = ("_table", "attributes", "local", "operation")
+    __slots__ = ("_table", "attributes", "operation")
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
-        self.local = self
         self.attributes: dict[str, Value] = {}
         self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
 
@@ -67,13 +66,18 @@ class ToldLink:
         return self
 
     @property
+    def local(self) -> ToldLink:
+        """This, which has a `shard` as the locals of other links have; no reference, which would be a cycle."""
+        return self
+
+    @property
     def shard(self) -> Shard:
         """The calling thread's shard of the series that the block ends in."""
         attributes = self.attributes
         lookup = lookup_of(tuple(attributes.items()), tuple(map(type, attributes.values())))
         found = self._table.shards.get(lookup)
         if found is None:
-            found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup)
+            found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
         return found
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
@@ -111,10 +115,9 @@ class InstrumentLink:
 
     def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
         series = self._series_of(attributes)
-        if lookup is None or series is self._overflow:
-            return self._local.shard_of(series)
-        shard = self._local.shards[lookup] = self._local.lease(series)
-        return shard
+        if series is self._overflow:
+            lookup = None
+        return enter(self._local, series, lookup, attributes)
 
     def _series_of(self, attributes: Mapping[str, Any]) -> Series:
         cleaned = clean_instrument_attributes(attributes)
@@ -175,11 +178,11 @@ class ComputedLink:
             given = self._compute.raw(*args, **kwargs)()
             items = tuple(given.items())
         except Exception as error:
-            return self._find(self._compute.after(error, args, kwargs), None)
+            return self._beside(self._compute.after(error, args, kwargs))
         try:
             shard = shards.get(items)
         except TypeError:  # a list among the values
-            return self._find(clean(given), None)
+            return self._beside(clean(given))
         return self._typed(given, items) if shard is None else shard
 
     def again(self, shard: Shard) -> Shard:
@@ -190,23 +193,46 @@ class ComputedLink:
         """Return the shard for attributes that are not looked up as they are: new ones, or not all of them texts."""
         lookup = lookup_of(items, tuple(map(type, given.values())))
         shard = self._local.shards.get(lookup)
-        return self._find(clean(given), lookup) if shard is None else shard
+        if shard is None:
+            shard = shard_for(self.operation, self._local, clean(given), lookup, given)
+        return shard
 
-    def _find(self, attributes: Mapping[str, Value], lookup: Any) -> Shard:
-        return shard_for(self.operation, self._local, attributes, lookup)
+    def _beside(self, attributes: Mapping[str, Value]) -> Shard:
+        """Return the shard for attributes that are not looked up."""
+        return shard_for(self.operation, self._local, attributes, None, attributes)
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
         """Record a run that an exception has left."""
         fail(self.operation, shard, nanoseconds, error, self._expected)
 
 
-def shard_for(operation: Operation, table: OperationLocal, attributes: Mapping[str, Value], lookup: Any) -> Shard:
-    """Return the calling thread's shard for attributes that its table does not have yet, and put it there."""
+def shard_for(
+    operation: Operation, table: OperationLocal, attributes: Mapping[str, Value], lookup: Any, given: Mapping[str, Any]
+) -> Shard:
+    """Return the calling thread's shard for attributes that its table does not have yet, and perhaps put it there.
+
+    `attributes` are what is left of `given`, which `lookup` stands for.
+    """
     key = key_of(attributes)
     series = operation.series(key, attributes, None)
     assert isinstance(series, Series)
-    # what is past the budget comes this way each time, to be counted, and must not fill the table
-    if lookup is None or series.key != key:
+    # what is past the budget comes this way each time, to be counted
+    return enter(table, series, lookup if series.key == key else None, given)
+
+
+_MOST_LOOKED_UP = 4_096
+
+
+def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str, Any]) -> Shard:
+    """Return the calling thread's shard of a series, and let it be found by `lookup` the next time.
+
+    But for what would fill the table with ways to one series: names that are ignored, and NaN, which equals nothing.
+    """
+    if (
+        lookup is None
+        or len(table.shards) >= _MOST_LOOKED_UP
+        or any(name not in series.attributes or value != value for name, value in given.items())
+    ):
         return table.shard_of(series)
     shard = table.shards[lookup] = table.lease(series)
     return shard

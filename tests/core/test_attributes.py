@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import gc
+import tracemalloc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -230,3 +232,38 @@ def test_no_attributes_break_a_call(recorded: Recorded, attributes: dict[Any, An
             m.set(name, value)
             m.note(name, value)
     assert call() == 7
+
+
+@pytest.mark.parametrize("careless", ["request_id", "otel.thing", "nan"])
+@pytest.mark.parametrize("form", ["computed", "told", "counter", "bound"])
+def test_values_that_make_no_new_attribute_set_cost_no_memory(recorded: Recorded, form: str, careless: str) -> None:
+    def attributes(number: int) -> dict[str, Any]:
+        return {"tier": "gold", careless: float("nan") if careless == "nan" else f"value {number}"}
+
+    measured = clew.measure("computed", attributes=attributes)(lambda number: number)
+    counter = clew.counter("careless", scope="test")
+
+    def call(number: int) -> None:
+        if form == "computed":
+            measured(number)
+        elif form == "told":
+            with clew.measure("told") as m:
+                for name, value in attributes(number).items():
+                    m.set(name, value)
+        elif form == "counter":
+            counter.add(1, attributes(number))
+        else:
+            counter.bind(attributes(number)).add(1)
+
+    for number in range(100):
+        call(number)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(100, 2_100):
+            call(number)
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 100_000
