@@ -13,6 +13,8 @@ import clew
 from clew import pipeline
 from clew.request import policy
 
+pytest_plugins = ["pytester"]  # for the tests of our own plugin; pytest takes it in this file only
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

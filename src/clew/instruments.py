@@ -13,6 +13,7 @@ import math
 import re
 import sys
 import threading
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -130,8 +131,18 @@ class _Bound(Generic[I]):
         local = self._local
         try:
             if local is not None and self._instrument._least <= amount < INFINITY:
+                # as `Series.add` has it, written out since a call saved is worth 50 ns of about 400
                 shard = local.shard
-                shard.series.add(shard, amount, context)
+                index = bisect_left(shard.bounds, amount)
+                shard.counts[index] += 1
+                shard.total += amount
+                page = shard.page
+                if amount < page.low:
+                    page.low = amount
+                if amount > page.high:
+                    page.high = amount
+                if amount >= page.held[index].value:
+                    shard.series.layout.keep(page, index, amount, context)
                 return
         except TypeError:  # no number; the instrument says so
             local = None

@@ -348,7 +348,6 @@ def measure(
 def measure(
     name: Any = None,
     /,
-    *,
     attributes: Attributes | None = None,
     expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_EXCEPTIONS,
     failed: Callable[[Any], object] | None = None,

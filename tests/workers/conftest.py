@@ -6,6 +6,7 @@ A part that is not on this machine skips the test, or fails it where the environ
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +27,14 @@ from clew.request import policy
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
     show_logs(outcome.get_result())  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_log_level() -> Iterator[None]:
+    """A worker that runs in this process sets the level of the root logger, for itself only."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

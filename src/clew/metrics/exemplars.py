@@ -31,10 +31,12 @@ _MOST_LARGEST = 4
 _MOST_SAMPLED = 4
 
 
-(_SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
+(SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
+"""Under which the Context has the current span."""
 
 REQUEST_LINK = 2
 SPAN_LINK = 1
+ALL_LINKS = REQUEST_LINK | SPAN_LINK
 
 
 def links_in(context: Context) -> int:
@@ -43,7 +45,7 @@ def links_in(context: Context) -> int:
     A span that is not sampled is stored nowhere, so it leads nowhere.
     """
     links = 0 if request_id_in(context) is None else REQUEST_LINK
-    span = context.get(_SPAN_KEY)
+    span = context.get(SPAN_KEY)
     if span is not None and get_current_span(context).get_span_context().trace_flags.sampled:
         links |= SPAN_LINK
     return links

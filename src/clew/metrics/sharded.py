@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.attributes import Key, Value
 from clew.diagnostics import say_once
 from clew.metrics import sdk
-from clew.metrics.exemplars import Kept, RequestExemplarFilter, links_in
+from clew.metrics.exemplars import ALL_LINKS, REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream, shard_bounds
@@ -242,9 +242,14 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[Kept]) -> Keep:
         try:
             if context is None:
                 context = get_current()
-            links = links_in(context)
             held = page.held
-            if value == held[index].value and links <= held[index].links:
+            best = held[index]
+            if value == best.value and (
+                best.links == ALL_LINKS or (best.links == REQUEST_LINK and SPAN_KEY not in context)
+            ):
+                return
+            links = links_in(context)
+            if value == best.value and links <= best.links:
                 return
             if links if should_sample is None else should_sample(value, 0, None, context):
                 if held is blank:
