@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from opentelemetry.context import Context
+
 from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
 from clew.failures import failure
@@ -38,9 +40,18 @@ class Link:
         self.local = SeriesLocal(series)
         self._expected = expected
 
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
-        """Record a run that an exception has left."""
-        fail(self.operation, shard, nanoseconds, error, self._expected)
+    def end(self, shard: Shard, nanoseconds: int, error: BaseException, context: Context | None = None) -> None:
+        """Record a run that an exception has left, in the given Context or else the current one."""
+        fail(self.operation, shard, nanoseconds, error, self._expected, context)
+
+    def abandon(self, shard: Shard) -> None:
+        """Record that a run is under way no more, without a duration."""
+        count("operation.abandoned")
+        self.again(shard).abandoned += 1
+
+    def again(self, shard: Shard) -> Shard:
+        """Return the calling thread's shard of the same series."""
+        return self.local.shard
 
     def told(self, name: str, value: Any) -> ToldLink:
         """Return the link of one block that has been told an attribute."""
@@ -82,7 +93,7 @@ class ToldLink:
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
         """Record a run that an exception has left."""
-        fail(self.operation, shard, nanoseconds, error, ())
+        fail(self.operation, shard, nanoseconds, error, (), None)
 
 
 class InstrumentLink:
@@ -201,9 +212,14 @@ class ComputedLink:
         """Return the shard for attributes that are not looked up."""
         return shard_for(self.operation, self._local, attributes, None, attributes)
 
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
-        """Record a run that an exception has left."""
-        fail(self.operation, shard, nanoseconds, error, self._expected)
+    def end(self, shard: Shard, nanoseconds: int, error: BaseException, context: Context | None = None) -> None:
+        """Record a run that an exception has left, in the given Context or else the current one."""
+        fail(self.operation, shard, nanoseconds, error, self._expected, context)
+
+    def abandon(self, shard: Shard) -> None:
+        """Record that a run is under way no more, without a duration."""
+        count("operation.abandoned")
+        self.again(shard).abandoned += 1
 
 
 def shard_for(
@@ -244,12 +260,13 @@ def fail(
     nanoseconds: int,
     error: BaseException,
     expected: tuple[type[BaseException], ...],
+    context: Context | None,
 ) -> None:
     """Record a run that would have ended in `shard`, had not an exception left it."""
     error_type = failure(error, expected, operation.pipeline.expected)
     series = shard.series
     given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-    operation.series(series.key, given, error_type).record(nanoseconds, None)
+    operation.series(series.key, given, error_type).record(nanoseconds, context)
 
 
 def link_site(site: Site, current: Pipeline) -> Link | ComputedLink | None:

@@ -89,6 +89,10 @@ class Measure:
                 self._link = link
                 self._started = clock()
                 return self
+        elif self._name is not None:
+            self._started = 0
+            self._link = self._run = None
+            return self
         self._enter_the_long_way(current)
         return self
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from time import perf_counter_ns as clock
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import Context, get_current
+
 from clew import pipeline
 from clew.attributes import key_of
 from clew.running import Run, begin
@@ -186,9 +188,16 @@ def _end_generator(run: Run, error: BaseException, watch: _Watch | None) -> None
 
 
 def _generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) -> Function:
-    @functools.wraps(function)
-    def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        watch = kwargs.pop(_WATCH, None)
+    """Measure a generator function: from the first step to the end, in the request that the first step was in."""
+    link: Any = None
+    computes = site.compute is not None
+
+    def set_link(new: Any) -> None:
+        nonlocal link
+        link = new
+
+    def steps_the_long_way(watch: _Watch | None, args: Any, kwargs: Any) -> Generator[Any, Any, Any]:
+        site.make_link()
         run = _begin(site, args, kwargs, keeps_context=True)
         if run is None:
             return (yield from function(*args, **kwargs))
@@ -200,14 +209,51 @@ def _generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) ->
         run.end_with(result, site.failed)
         return result
 
-    return _watched(function, steps, inspect.CO_GENERATOR)
+    def steps(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        watch = kwargs.pop(_WATCH, None)
+        linked = link
+        if linked is None:
+            return (yield from steps_the_long_way(watch, args, kwargs))
+        shard = linked.shard(args, kwargs) if computes else linked.local.shard
+        shard.started += 1
+        context = get_current()
+        start = clock()
+        try:
+            result = yield from function(*args, **kwargs)
+        except BaseException as error:
+            _leave_generator(linked, shard, clock() - start, error, watch, context)
+            raise
+        nanoseconds = clock() - start
+        shard = linked.again(shard)  # asked again, since another thread may have driven the generator on
+        shard.series.add(shard, nanoseconds, context)
+        return result
+
+    site.on_link(set_link)
+    return _watched(function, functools.wraps(function)(steps), inspect.CO_GENERATOR)
 
 
-def _asyncgen(function: Function, site: Site) -> Function:
-    @functools.wraps(function)
+def _asyncgen(function: Callable[..., AsyncGenerator[Any, Any]], site: Site) -> Function:
+    """Measure an async generator function, as `_generator` does."""
+    link: Any = None
+    computes = site.compute is not None
+
+    def set_link(new: Any) -> None:
+        nonlocal link
+        link = new
+
     async def steps(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         watch = kwargs.pop(_WATCH, None)
-        run = _begin(site, args, kwargs, keeps_context=True)
+        linked = link
+        run: Run | None = None
+        shard: Any = None
+        context = get_current()
+        if linked is None:
+            site.make_link()
+            run = _begin(site, args, kwargs, keeps_context=True)
+        else:
+            shard = linked.shard(args, kwargs) if computes else linked.local.shard
+            shard.started += 1
+        start = clock()
         inner = function(*args, **kwargs)
         try:
             step = inner.__anext__()
@@ -226,13 +272,30 @@ def _asyncgen(function: Function, site: Site) -> Function:
                     thrown = error
                 step = inner.asend(sent) if thrown is None else inner.athrow(thrown)
         except BaseException as error:
-            if run is not None:
+            if linked is not None:
+                _leave_generator(linked, shard, clock() - start, error, watch, context)
+            elif run is not None:
                 _end_generator(run, error, watch)
             raise
-        if run is not None:
+        if linked is not None:
+            nanoseconds = clock() - start
+            shard = linked.again(shard)
+            shard.series.add(shard, nanoseconds, context)
+        elif run is not None:
             run.end()
 
-    return _watched(function, steps, inspect.CO_ASYNC_GENERATOR)
+    site.on_link(set_link)
+    return _watched(function, functools.wraps(function)(steps), inspect.CO_ASYNC_GENERATOR)
+
+
+def _leave_generator(
+    linked: Any, shard: Any, nanoseconds: int, error: BaseException, watch: _Watch | None, context: Context
+) -> None:
+    """Record the end of a generator that an exception has left, or that was collected unfinished."""
+    if watch is not None and watch.sees_collected():
+        linked.abandon(shard)
+    else:
+        linked.end(shard, nanoseconds, error, context)
 
 
 def _watched(function: Function, steps: Function, flag: int) -> Function:
