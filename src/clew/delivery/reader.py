@@ -103,7 +103,7 @@ class PeriodicReader(MetricReader):
         if self._retired or os.getpid() != self._process:
             return Order.nothing(occasion)
         if occasion == "close":
-            if not self._worker.started and self._worker.closing is None:
+            if not self._worker.wanted and self._worker.closing is None:
                 self._worker.closing = Order.nothing(occasion)
             hurry_exporter(self._exporter, deadline)
         return self._worker.order(occasion, deadline)

@@ -74,6 +74,8 @@ class Worker:
         self._starting = threading.Lock()
         self._working = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.wanted = False
+        """Whether the thread was to be started, even if that was not possible any more."""
         self._full = False
         self._last: Order | None = None
         self.closing: Order | None = None
@@ -88,6 +90,7 @@ class Worker:
         """Start the thread if it is not there yet; False where none can be started any more (interpreter exit)."""
         if self._thread is not None:
             return True
+        self.wanted = True
         if not self._starting.acquire(blocking=False):
             return True  # somebody else is at it
         try:
