@@ -96,9 +96,9 @@ def _delete_points(store: WritableStore, before: int) -> int:
     series = store.connection.execute("SELECT id FROM series WHERE first < ?", (before,)).fetchall()
     for (number,) in series:
         deleted += store.connection.execute(
-            "DELETE FROM points WHERE series = ?1 AND time < "
-            "(SELECT max(time) FROM points WHERE series = ?1 AND time < ?2)",
-            (number, before),
+            "DELETE FROM points WHERE series = ? AND time < "
+            "(SELECT max(time) FROM points WHERE series = ? AND time < ?)",
+            (number, number, before),
         ).rowcount
     return deleted
 
@@ -106,9 +106,9 @@ def _delete_points(store: WritableStore, before: int) -> int:
 def _delete_ended_series(store: WritableStore, before: int) -> bool:
     """Delete every series that has had no point since; the baselines of processes long gone."""
     ended = store.connection.execute(
-        "SELECT id FROM series WHERE first < ?1 AND NOT EXISTS "
-        "(SELECT 1 FROM points WHERE points.series = series.id AND time >= ?1)",
-        (before,),
+        "SELECT id FROM series WHERE first < ? AND NOT EXISTS "
+        "(SELECT 1 FROM points WHERE points.series = series.id AND time >= ?)",
+        (before, before),
     ).fetchall()
     for (number,) in ended:
         store.connection.execute("BEGIN IMMEDIATE")

@@ -210,14 +210,15 @@ class Source:
             Times(resource, first_start or 0, temporality == "delta", before, first, last)
             for resource in resources
             for temporality, first_start, before, first, last in self._all(
-                "SELECT temporality, ifnull((SELECT start FROM points WHERE points.series = series.id AND time > ?1 "
+                "SELECT temporality, ifnull((SELECT start FROM points WHERE points.series = series.id AND time > ? "
                 "ORDER BY time LIMIT 1), start), "
-                "(SELECT max(time) FROM points WHERE points.series = series.id AND time <= ?1), "
-                "(SELECT min(time) FROM points WHERE points.series = series.id AND time > ?1 AND time <= ?2), "
-                "(SELECT max(time) FROM points WHERE points.series = series.id AND time > ?1 AND time <= ?2) "
-                "FROM series WHERE resource = ?3",
-                start,
-                end,
+                "(SELECT max(time) FROM points WHERE points.series = series.id AND time <= ?), "
+                "(SELECT min(time) FROM points WHERE points.series = series.id AND time > ? AND time <= ?), "
+                "(SELECT max(time) FROM points WHERE points.series = series.id AND time > ? AND time <= ?) "
+                "FROM series WHERE resource = ?",
+                *(start, start),
+                *(start, end),
+                *(start, end),
                 resource,
             )
         ]

@@ -180,7 +180,9 @@ class Writer:
         """Keep the time of a series' first point, which outlives the point itself."""
         known = self._firsts.get(series)
         if known is None or time < known:
-            self._execute("UPDATE series SET first = ?1 WHERE id = ?2 AND ifnull(first, ?1) >= ?1", (time, series))
+            self._execute(
+                "UPDATE series SET first = ? WHERE id = ? AND ifnull(first, ?) >= ?", (time, series, time, time)
+            )
             (self._firsts[series],) = self._connection.execute(
                 "SELECT first FROM series WHERE id = ?", (series,)
             ).fetchone()
