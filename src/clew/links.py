@@ -27,27 +27,46 @@ if TYPE_CHECKING:
 _PLAIN = {str, bool, int, float}
 
 
-class Link:
-    """An operation, and each thread's shard of the one series that calls without an error go to."""
+class _OperationLink:
+    """What the links of operations share: how a run is recorded that does not simply return."""
 
-    __slots__ = ("_expected", "local", "operation")
+    __slots__ = ("_expected", "operation")
 
-    attributes: Mapping[str, Value] = MappingProxyType({})
-    """What a block has been told so far: nothing."""
-
-    def __init__(self, operation: Operation, series: Series, expected: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, operation: Operation, expected: tuple[type[BaseException], ...]) -> None:
         self.operation = operation
-        self.local = SeriesLocal(series)
         self._expected = expected
 
     def end(self, shard: Shard, nanoseconds: int, error: BaseException, context: Context | None = None) -> None:
-        """Record a run that an exception has left, in the given Context or else the current one."""
-        fail(self.operation, shard, nanoseconds, error, self._expected, context)
+        """Record a run that would have ended in `shard`, had not an exception left it.
+
+        In the given Context, or else the current one.
+        """
+        operation, series = self.operation, shard.series
+        error_type = failure(error, self._expected, operation.pipeline.expected)
+        given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
+        operation.series(series.key, given, error_type).record(nanoseconds, context)
 
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
         count("operation.abandoned")
         self.again(shard).abandoned += 1
+
+    def again(self, shard: Shard) -> Shard:
+        """Return the calling thread's shard of the same series."""
+        raise NotImplementedError
+
+
+class Link(_OperationLink):
+    """An operation, and each thread's shard of the one series that calls without an error go to."""
+
+    __slots__ = ("local",)
+
+    attributes: Mapping[str, Value] = MappingProxyType({})
+    """What a block has been told so far: nothing."""
+
+    def __init__(self, operation: Operation, series: Series, expected: tuple[type[BaseException], ...]) -> None:
+        super().__init__(operation, expected)
+        self.local = SeriesLocal(series)
 
     def again(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
@@ -58,13 +77,13 @@ class Link:
         return ToldLink(self.operation).told(name, value)
 
 
-class ToldLink:
+class ToldLink(_OperationLink):
     """The link of one block that has been told attributes, and so ends in another series than it began in."""
 
-    __slots__ = ("_table", "attributes", "operation")
+    __slots__ = ("_table", "attributes")
 
     def __init__(self, operation: Operation) -> None:
-        self.operation = operation
+        super().__init__(operation, ())
         self.attributes: dict[str, Value] = {}
         self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
 
@@ -90,10 +109,6 @@ class ToldLink:
         if found is None:
             found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
         return found
-
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException) -> None:
-        """Record a run that an exception has left."""
-        fail(self.operation, shard, nanoseconds, error, (), None)
 
 
 class InstrumentLink:
@@ -169,18 +184,17 @@ def lookup_of(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> An
     return (items, types) if _PLAIN.issuperset(types) else None
 
 
-class ComputedLink:
+class ComputedLink(_OperationLink):
     """An operation whose attributes are computed, and each thread's shards of their series."""
 
-    __slots__ = ("_compute", "_expected", "_local", "operation")
+    __slots__ = ("_compute", "_local")
 
     def __init__(
         self, operation: Operation, local: OperationLocal, compute: Computed, expected: tuple[type[BaseException], ...]
     ) -> None:
-        self.operation = operation
+        super().__init__(operation, expected)
         self._local = local
         self._compute = compute
-        self._expected = expected
 
     def shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shard:
         """Return the calling thread's shard for the attributes of a call."""
@@ -211,15 +225,6 @@ class ComputedLink:
     def _beside(self, attributes: Mapping[str, Value]) -> Shard:
         """Return the shard for attributes that are not looked up."""
         return shard_for(self.operation, self._local, attributes, None, attributes)
-
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException, context: Context | None = None) -> None:
-        """Record a run that an exception has left, in the given Context or else the current one."""
-        fail(self.operation, shard, nanoseconds, error, self._expected, context)
-
-    def abandon(self, shard: Shard) -> None:
-        """Record that a run is under way no more, without a duration."""
-        count("operation.abandoned")
-        self.again(shard).abandoned += 1
 
 
 def shard_for(
@@ -252,21 +257,6 @@ def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str
         return table.shard_of(series)
     shard = table.shards[lookup] = table.lease(series)
     return shard
-
-
-def fail(
-    operation: Operation,
-    shard: Shard,
-    nanoseconds: int,
-    error: BaseException,
-    expected: tuple[type[BaseException], ...],
-    context: Context | None,
-) -> None:
-    """Record a run that would have ended in `shard`, had not an exception left it."""
-    error_type = failure(error, expected, operation.pipeline.expected)
-    series = shard.series
-    given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-    operation.series(series.key, given, error_type).record(nanoseconds, context)
 
 
 def link_site(site: Site, current: Pipeline) -> Link | ComputedLink | None:
