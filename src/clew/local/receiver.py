@@ -158,14 +158,14 @@ class Receiver:
                 return Response(status_code=400)
             except HTTPException as refusal:
                 await _drain(pieces)
-                return self._http_refuse(signal, refusal.status_code, 3, refusal.detail, as_json)
+                return await self._http_refuse(signal, refusal.status_code, 3, refusal.detail, as_json)
             except (payload.MalformedError, ValueError) as error:
-                return self._http_refuse(signal, 400, 3, str(error), as_json)
+                return await self._http_refuse(signal, 400, 3, str(error), as_json)
             except payload.TooLargeError as error:
                 await _drain(pieces)
-                return self._http_refuse(signal, 413, 8, str(error), as_json)
+                return await self._http_refuse(signal, 413, 8, str(error), as_json)
             except sqlite3.Error as error:
-                return self._http_refuse(signal, 503, 14, f"the store cannot take it now: {error}", as_json)
+                return await self._http_refuse(signal, 503, 14, f"the store cannot take it now: {error}", as_json)
             return _http_answer(self._response(signal, batch), 200, as_json)
 
         return export
@@ -175,7 +175,9 @@ class Receiver:
             try:
                 batch = self._write(self._parse(signal, body, False)).result()
             except payload.MalformedError as error:
-                self._refuse(signal, str(error))
+                counted = self._refuse(signal, str(error))
+                with contextlib.suppress(sqlite3.Error):
+                    counted.result()
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except sqlite3.Error as error:
                 self._say(f"{signal.name}: the store cannot take an export now: {error}")
@@ -196,19 +198,21 @@ class Receiver:
             self._say(f"{signal.name}: not stored: {batch.explain()}")
         return response  # type: ignore[no-any-return]
 
-    def _http_refuse(self, signal: _Signal, status: int, code: int, message: str, as_json: bool) -> Response:
-        self._refuse(signal, message)
+    async def _http_refuse(self, signal: _Signal, status: int, code: int, message: str, as_json: bool) -> Response:
+        counted = self._refuse(signal, message)
+        with contextlib.suppress(sqlite3.Error):  # counted before it is answered, where the store takes anything
+            await asyncio.wrap_future(counted)
         answer = _http_answer(Status(code=code, message=message), status, as_json)
         if status == 503:
             answer.headers["Retry-After"] = "1"
         return answer
 
-    def _refuse(self, signal: _Signal, message: str) -> None:
-        """Count an export that was refused whole, and say it."""
+    def _refuse(self, signal: _Signal, message: str) -> Future[Batch]:
+        """Count an export that was refused whole, and say it; done when the count is stored."""
         batch = Batch(signal.name)
         batch.reasons["a whole export that could not be read"] += 1
-        self._write(batch)
         self._say(f"{signal.name}: an export was refused: {message}")
+        return self._write(batch)
 
 
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
