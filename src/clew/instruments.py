@@ -129,6 +129,8 @@ class _Bound(Generic[I]):
 
     def _record(self, amount: float, context: Context | None) -> None:
         local = self._local
+        if local is None:
+            local = self._linked()
         try:
             if local is not None and self._instrument._least <= amount < INFINITY:
                 # as `Series.add` has it, written out since a call saved is worth 50 ns of about 400
@@ -141,20 +143,25 @@ class _Bound(Generic[I]):
                     page.low = amount
                 if amount > page.high:
                     page.high = amount
-                if amount >= page.held[index].value:
+                if amount >= page.largest[index]:
                     shard.series.layout.keep(page, index, amount, context)
                 return
         except TypeError:  # no number; the instrument says so
-            local = None
+            pass
         self._instrument._measure(amount, self._attributes, context)
-        if local is None:
-            self._link()
 
-    def _link(self) -> None:
-        instrument = self._instrument
-        with pipeline.switching:
-            if instrument._sharded is not None and instrument._pipeline is pipeline.current:
-                self._local = instrument._sharded.local(self._attributes)
+    def _linked(self) -> Any:
+        """Return each thread's shard, where the current pipeline has shards for this instrument; or else None."""
+        current, instrument = pipeline.current, self._instrument
+        if current is None:
+            return None
+        if instrument._pipeline is not current:
+            instrument._settle(current)
+        if instrument._sharded is not None:
+            with pipeline.switching:
+                if instrument._pipeline is pipeline.current and instrument._sharded is not None:
+                    self._local = instrument._sharded.local(self._attributes)
+        return self._local
 
 
 class BoundCounter(_Bound["Counter"]):

@@ -145,7 +145,7 @@ class Measure:
             page.low = nanoseconds
         if nanoseconds > page.high:
             page.high = nanoseconds
-        if nanoseconds >= page.held[index].value:
+        if nanoseconds >= page.largest[index]:
             shard.series.layout.keep(page, index, nanoseconds, None)
 
     async def __aenter__(self) -> Measure:

@@ -92,7 +92,7 @@ def _function(function: Function, site: Site) -> Function:
             page.low = nanoseconds
         if nanoseconds > page.high:
             page.high = nanoseconds
-        if nanoseconds >= page.held[index].value:
+        if nanoseconds >= page.largest[index]:
             shard.series.layout.keep(page, index, nanoseconds, None)
         return result
 
@@ -147,7 +147,7 @@ def _coroutine(function: Function, site: Site) -> Function:
             page.low = nanoseconds
         if nanoseconds > page.high:
             page.high = nanoseconds
-        if nanoseconds >= page.held[index].value:
+        if nanoseconds >= page.largest[index]:
             shard.series.layout.keep(page, index, nanoseconds, None)
         return result
 

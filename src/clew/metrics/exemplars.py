@@ -62,14 +62,20 @@ class RequestExemplarFilter(ExemplarFilter):
 
 
 class Kept:
-    """A measurement that may become an exemplar."""
+    """A measurement that may become an exemplar; `bucket` is where it stands in a shard."""
 
-    __slots__ = ("attributes", "links", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
+    __slots__ = ("attributes", "bucket", "links", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
 
     def __init__(
-        self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
+        self,
+        value: float,
+        time_unix_nano: int,
+        attributes: Mapping[str, Any] | None,
+        context: Context,
+        bucket: int = 0,
     ) -> None:
         self.value = value
+        self.bucket = bucket
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
         self.links = links_in(context)
@@ -79,11 +85,6 @@ class Kept:
         if self.links & SPAN_LINK:
             span = get_current_span(context).get_span_context()
             self.trace_id, self.span_id = span.trace_id, span.span_id
-
-    @classmethod
-    def nothing(cls, value: float) -> Kept:
-        """Return what stands where nothing is kept: a value to compare with, at no time."""
-        return cls(value, 0, None, Context())
 
     def outranks(self, other: Kept | None) -> bool:
         """Tell whether this one is kept rather than `other`: larger; or else better linked; or else earlier."""
@@ -119,13 +120,14 @@ class Kept:
                 left -= _SPAN_LABELS
             else:
                 trace_id = span_id = None
-        for name, value in (self.attributes or {}).items():
-            if name in filtered or (point_attributes is not None and name in point_attributes):
-                continue
-            needed = len(name) + len(value if isinstance(value, str) else str(value))
-            if needed <= left:
-                filtered[name] = value
-                left -= needed
+        if self.attributes:
+            for name, value in self.attributes.items():
+                if name in filtered or (point_attributes is not None and name in point_attributes):
+                    continue
+                needed = len(name) + len(value if isinstance(value, str) else str(value))
+                if needed <= left:
+                    filtered[name] = value
+                    left -= needed
         return Exemplar(
             filtered, self.value if scale == 1 else self.value / scale, self.time_unix_nano, span_id, trace_id
         )

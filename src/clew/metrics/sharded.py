@@ -73,8 +73,8 @@ class ShardedInstrument:
     def _laid_out(self) -> Layout:
         exemplar_filter = sdk.exemplar_filter_of(self._provider)
         keeps_nothing = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
-        blank = [Kept.nothing(NEVER if keeps_nothing else -NEVER)] * (len(self.bounds) + 1)
-        return Layout(self.bounds, blank, _keeping(exemplar_filter, blank))
+        blank = [NEVER if keeps_nothing else -NEVER] * (len(self.bounds) + 1)
+        return Layout(self.bounds, blank, _keep_nothing if keeps_nothing else _keeping(exemplar_filter, blank))
 
     def serve_another(self, reader: MetricReader) -> None:
         """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
@@ -109,19 +109,22 @@ class ShardedInstrument:
         self._series.append(series)
         return series
 
-    def share_out(self) -> None:
-        """Take what all shards have grown by, and give it to the streams of all readers."""
-        readers = list(self._streams.values())
+    def share_out(self) -> dict[ShardedOperation, int]:
+        """Take what all shards have grown by, and give it to the streams of all readers.
+
+        Returns:
+            The operations that ran, and how many runs more of each are under way.
+        """
+        streams = [stream for streams in self._streams.values() for stream in streams]
+        ran: dict[ShardedOperation, int] = {}
         for series in self._series.copy():
             grown = series.grown()
             if grown is not None:
-                for _, kept in grown.held:
-                    kept.attributes = series.attributes
-                for streams in readers:
-                    for stream in streams:
-                        stream.add(series, grown)
+                for stream in streams:
+                    stream.add(series, grown)
                 if grown.ran and series.operation is not None:
-                    series.operation.runs(grown.running)
+                    ran[series.operation] = ran.get(series.operation, 0) + grown.running
+        return ran
 
     def metrics(self, reader: MetricReader, now: int) -> list[Metric]:
         """Return what a reader exports."""
@@ -132,23 +135,22 @@ class ShardedInstrument:
 class _RunningOperations(ShardedInstrument):
     """``operation.active``: it has no series of its own, what runs is counted where durations are."""
 
-    def add(self, operation: ShardedOperation, amount: int) -> None:
+    def add(self, ran: dict[ShardedOperation, int]) -> None:
+        """Add how many runs more are under way."""
         for streams in self._streams.values():
             for stream in streams:
                 if isinstance(stream, SumStream):
-                    stream.add_to(operation, operation.attributes, operation.created, amount)
+                    for operation, amount in ran.items():
+                        stream.add_to(operation, operation.attributes, operation.created, amount)
 
 
 class ShardedOperation:
     """One operation: its series, and the shards of each thread."""
 
-    __slots__ = ("_base", "_durations", "_running", "attributes", "created", "local")
+    __slots__ = ("_base", "_durations", "attributes", "created", "local")
 
-    def __init__(
-        self, durations: ShardedInstrument, running: _RunningOperations, attributes: Mapping[str, Value]
-    ) -> None:
+    def __init__(self, durations: ShardedInstrument, attributes: Mapping[str, Value]) -> None:
         self._durations = durations
-        self._running = running
         self.attributes = attributes
         self.created = time.time_ns()
         self.local = OperationLocal()
@@ -167,10 +169,6 @@ class ShardedOperation:
         if attributes == self.attributes:
             return self._base
         return self._durations.new_series(attributes, key, self)
-
-    def runs(self, amount: int) -> None:
-        """Learn, in a collection, how many runs more are under way."""
-        self._running.add(self, amount)
 
 
 class ShardedRecorder:
@@ -196,7 +194,7 @@ class ShardedRecorder:
 
     def operation(self, attributes: Mapping[str, Value]) -> ShardedOperation | None:
         """Return the recorder of one operation; None where operations are recorded the portable way."""
-        return None if self._operations is None else ShardedOperation(*self._operations, attributes)
+        return None if self._operations is None else ShardedOperation(self._operations[0], attributes)
 
     def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
         """Return one of the user's instruments in shards; None where it has to be recorded into as it is."""
@@ -228,10 +226,12 @@ class ShardedRecorder:
 
     def _share_out(self) -> None:
         for instrument in self._instruments:
-            instrument.share_out()
+            ran = instrument.share_out()
+            if ran and self._operations is not None:
+                self._operations[1].add(ran)
 
 
-def _keeping(exemplar_filter: ExemplarFilter, blank: list[Kept]) -> Keep:
+def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
     """Return what keeps a measurement that is the largest of its bucket, or equal to the one that is.
 
     Equal ones are common where counters count by one, so nothing is made for one that is not better linked.
@@ -242,23 +242,28 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[Kept]) -> Keep:
         try:
             if context is None:
                 context = get_current()
-            held = page.held
-            best = held[index]
-            if value == best.value and (
-                best.links == ALL_LINKS or (best.links == REQUEST_LINK and SPAN_KEY not in context)
-            ):
-                return
+            largest = page.largest
+            best = 0
+            if value == largest[index]:
+                best = next((kept.links for kept in page.kept if kept.bucket == index), 0)
+                if best == ALL_LINKS or (best == REQUEST_LINK and SPAN_KEY not in context):
+                    return
             links = links_in(context)
-            if value == best.value and links <= best.links:
+            if value == largest[index] and links <= best:
                 return
             if links if should_sample is None else should_sample(value, 0, None, context):
-                if held is blank:
-                    held = page.held = blank.copy()
-                held[index] = Kept(value, time.time_ns(), None, context)
+                page.keep(Kept(value, time.time_ns(), None, context, index))
+                if largest is blank:
+                    largest = page.largest = blank.copy()
+                largest[index] = value
         except Exception as error:  # a Context that is none, given by the caller
             say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 
     return keep
+
+
+def _keep_nothing(page: Page, index: int, value: float, context: Context | None) -> None:
+    """Keep no measurement, for a filter that lets none through: an infinite one asks."""
 
 
 class ShardedMeterProvider(MeterProvider):

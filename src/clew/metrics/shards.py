@@ -15,7 +15,8 @@ import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
@@ -38,13 +39,13 @@ class Layout:
 
     Args:
         bounds: Upper bounds of the buckets.
-        blank: What a page holds, bucket by bucket, while nothing has been kept.
+        blank: The largest measurements of a page on which nothing has been kept.
         keep: Keeps exemplars.
     """
 
     __slots__ = ("blank", "bounds", "keep", "lock", "zeros")
 
-    def __init__(self, bounds: Sequence[float], blank: list[Kept], keep: Keep) -> None:
+    def __init__(self, bounds: Sequence[float], blank: list[float], keep: Keep) -> None:
         self.bounds = bounds
         self.blank = blank
         self.keep = keep
@@ -55,38 +56,28 @@ class Layout:
 class Page:
     """What a shard has seen since the last collection.
 
-    `held` has the largest measurement of each bucket; until there is one it is the instrument's blank list.
+    `largest` is what the measurements that were kept are, bucket by bucket; until there is one it is the instrument's
+    blank list. `kept` are those measurements, in any order.
     """
 
-    __slots__ = ("held", "high", "low", "taken", "taken_high", "taken_low")
+    __slots__ = ("high", "kept", "largest", "low")
 
-    def __init__(self, blank: list[Kept]) -> None:
+    def __init__(self, blank: list[float]) -> None:
         self.low: float = NEVER
         self.high: float = -NEVER
-        self.held = blank
-        # what a collection has read of it so far
-        self.taken_low: float = NEVER
-        self.taken_high: float = -NEVER
-        self.taken: tuple[Kept, ...] = ()
+        self.largest = blank
+        self.kept: Sequence[Kept] = ()
+
+    def keep(self, kept: Kept) -> None:
+        """Keep a measurement as the largest of its bucket, in the place of the one that was."""
+        others = self.kept
+        self.kept = [kept] if not others else [*(other for other in others if other.bucket != kept.bucket), kept]
 
 
 class Shard:
     """What one thread has recorded of one series."""
 
-    __slots__ = (
-        "abandoned",
-        "bounds",
-        "counts",
-        "page",
-        "previous",
-        "seen_abandoned",
-        "seen_counts",
-        "seen_started",
-        "seen_total",
-        "series",
-        "started",
-        "total",
-    )
+    __slots__ = ("abandoned", "bounds", "counts", "page", "previous", "series", "started", "total")
 
     def __init__(self, series: Series) -> None:
         layout = series.layout
@@ -97,27 +88,78 @@ class Shard:
         self.counts = layout.zeros.copy()
         self.total: float = 0
         self.page = Page(layout.blank)
-        # of the collection alone: what it has taken already, and the page that it has taken away last
-        self.seen_started = 0
-        self.seen_abandoned = 0
-        self.seen_counts = layout.zeros
-        self.seen_total: float = 0
-        self.previous: Page | None = None
+        # of the collection alone: the page that it has taken away last, and what it has read of it
+        self.previous: tuple[Page, float, float, Sequence[Kept]] | None = None
+
+
+_BY_BUCKET = attrgetter("bucket")
 
 
 class Grown:
-    """What all shards of a series have grown by since the last collection."""
+    """What the shards of a series hold together, and what that has grown by since the last collection.
 
-    __slots__ = ("counts", "held", "high", "low", "ran", "running", "total")
+    Attributes:
+        counts: Of each bucket, since the series was made; None where they are what they were, and then there is neither
+            any of the next three.
+        seen_counts: What they were at the last collection.
+        total: The sum, since the series was made.
+        seen_total: What it was at the last collection.
+        low: The least since the last collection.
+        high: The most since the last collection.
+        kept: The largest measurements since then, one a bucket, in the order of the buckets.
+        ran: Whether a run has begun or ended.
+        running: How many runs more are under way.
+    """
+
+    __slots__ = ("_added", "counts", "high", "kept", "low", "ran", "running", "seen_counts", "seen_total", "total")
+
+    seen_counts: list[int]
+    total: float
+    seen_total: float
 
     def __init__(self) -> None:
         self.counts: list[int] | None = None
-        self.total: float = 0
         self.low: float = NEVER
         self.high: float = -NEVER
+        self.kept: Sequence[Kept] = ()
         self.ran = False
         self.running = 0
-        self.held: list[tuple[int, Kept]] = []
+        self._added: list[int] | None = None
+
+    def keep(self, kept: Sequence[Kept]) -> None:
+        """Keep the measurements of one more page, where they are the largest of their buckets."""
+        if self.kept:
+            self.kept = largest_of_each_bucket([*self.kept, *kept])
+        else:
+            self.kept = kept if len(kept) == 1 else sorted(kept, key=_BY_BUCKET)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether this is all that the series has ever grown by."""
+        return self.counts is not None and not any(self.seen_counts)
+
+    @property
+    def added(self) -> list[int]:
+        """What the counts have grown by."""
+        if self._added is None:
+            assert self.counts is not None
+            self._added = [now - before for now, before in zip(self.counts, self.seen_counts, strict=True)]
+        return self._added
+
+
+def largest_of_each_bucket(kept: Iterable[Kept], bucket_of: Sequence[int] | None = None) -> Sequence[Kept]:
+    """Return the measurements that outrank all others of their bucket, in the order of the buckets.
+
+    Args:
+        kept: Measurements with the bucket of the shard that each was in.
+        bucket_of: Which bucket each bucket of a shard is a part of, where they are finer.
+    """
+    best: dict[int, Kept] = {}
+    for one in kept:
+        bucket = one.bucket if bucket_of is None else bucket_of[one.bucket]
+        if one.outranks(best.get(bucket)):
+            best[bucket] = one
+    return [best[bucket] for bucket in sorted(best)]
 
 
 class Series:
@@ -130,7 +172,19 @@ class Series:
         operation: What the series belongs to, for durations of operations.
     """
 
-    __slots__ = ("attributes", "created", "free", "key", "layout", "operation", "shards")
+    __slots__ = (
+        "_seen_abandoned",
+        "_seen_counts",
+        "_seen_started",
+        "_seen_total",
+        "attributes",
+        "created",
+        "free",
+        "key",
+        "layout",
+        "operation",
+        "shards",
+    )
 
     def __init__(
         self, layout: Layout, attributes: Mapping[str, Value], key: Key, operation: ShardedOperation | None = None
@@ -142,6 +196,11 @@ class Series:
         self.created = time.time_ns()
         self.shards: list[Shard] = []
         self.free: list[Shard] = []
+        # what the last collection has found
+        self._seen_started = 0
+        self._seen_abandoned = 0
+        self._seen_counts = layout.zeros
+        self._seen_total: float = 0
 
     def record(self, nanoseconds: int, context: Context | None) -> None:
         """Record a run of the operation that has ended."""
@@ -158,7 +217,7 @@ class Series:
             page.low = value
         if value > page.high:
             page.high = value
-        if value >= page.held[index].value:
+        if value >= page.largest[index]:
             self.layout.keep(page, index, value, context)
 
     def lease(self) -> Shard:
@@ -173,28 +232,35 @@ class Series:
 
     def grown(self) -> Grown | None:
         """Take what the shards have grown by; None where nothing has happened. Called by one collection at a time."""
-        grown: Grown | None = None
-        for shard in self.shards.copy():
-            counts = shard.counts.copy()
-            started, abandoned, total = shard.started, shard.abandoned, shard.total
-            seen = shard.seen_counts
-            ran = counts != seen or started != shard.seen_started or abandoned != shard.seen_abandoned
-            if not ran and shard.previous is None:
-                continue
-            if grown is None:
-                grown = Grown()
-            grown.ran = grown.ran or ran
-            number = 0
-            if counts != seen:
-                difference = [now - before for now, before in zip(counts, seen, strict=True)]
-                number = sum(difference)
-                if grown.counts is not None:
-                    difference = [one + other for one, other in zip(grown.counts, difference, strict=True)]
-                grown.counts = difference
-                shard.seen_counts = counts
-            grown.running += started - shard.seen_started - (abandoned - shard.seen_abandoned) - number
-            grown.total += total - shard.seen_total
-            shard.seen_started, shard.seen_abandoned, shard.seen_total = started, abandoned, total
+        shards = self.shards.copy()
+        if not shards:
+            return None
+        shard = shards[0]
+        # in this order, so that a run that ends meanwhile is still under way rather than less than none are
+        counts, total = shard.counts.copy(), shard.total
+        started, abandoned = shard.started, shard.abandoned
+        if len(shards) > 1:
+            held = [each.counts.copy() for each in shards]
+            counts = [sum(column) for column in zip(*held, strict=True)]
+            total = sum([each.total for each in shards])
+            started = sum([each.started for each in shards])
+            abandoned = sum([each.abandoned for each in shards])
+        seen_counts = self._seen_counts
+        ran = counts != seen_counts or started != self._seen_started or abandoned != self._seen_abandoned
+        if not ran and all(shard.previous is None for shard in shards):
+            return None
+        grown = Grown()
+        grown.ran = ran
+        if ran:
+            if self.operation is not None:
+                grown.running = started - self._seen_started - (abandoned - self._seen_abandoned)
+                grown.running -= sum(counts) - sum(seen_counts)
+                self._seen_started, self._seen_abandoned = started, abandoned
+            if counts != seen_counts:  # a sum that came too late for its count is taken with the next one
+                grown.counts, grown.seen_counts = counts, seen_counts
+                grown.total, grown.seen_total = total, self._seen_total
+                self._seen_counts, self._seen_total = counts, total
+        for shard in shards:
             self._turn_page(shard, grown)
         return grown
 
@@ -204,28 +270,26 @@ class Series:
         Its thread may still be writing on the page that is taken away, so that is read again the next time.
         """
         if shard.previous is not None:
-            self._read(shard.previous, grown)
+            page, low, high, taken = shard.previous
             shard.previous = None
+            if page.low < low:
+                grown.low = min(grown.low, page.low)
+            if page.high > high:
+                grown.high = max(grown.high, page.high)
+            if page.kept is not taken:
+                grown.keep([kept for kept in page.kept if kept not in taken])
         page = shard.page
-        if page.high > -NEVER:
-            shard.page = Page(self.layout.blank)
-            shard.previous = page
-            self._read(page, grown)
-
-    def _read(self, page: Page, grown: Grown) -> None:
-        if page.low < page.taken_low:
-            page.taken_low = page.low
-            grown.low = min(grown.low, page.low)
-        if page.high > page.taken_high:
-            page.taken_high = page.high
-            grown.high = max(grown.high, page.high)
-        held = page.held
-        if held is self.layout.blank:
+        low, high, kept = page.low, page.high, page.kept
+        if high == -NEVER:
             return
-        taken = page.taken
-        found = [(index, kept) for index, kept in enumerate(held.copy()) if kept.time_unix_nano]
-        grown.held += [(index, kept) for index, kept in found if kept not in taken] if taken else found
-        page.taken = tuple(kept for _, kept in found)
+        shard.page = Page(self.layout.blank)
+        shard.previous = page, low, high, kept
+        if low < grown.low:
+            grown.low = low
+        if high > grown.high:
+            grown.high = high
+        if kept:
+            grown.keep(kept)
 
 
 class _Lease:

@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import (
 
 from clew.attributes import Key, Value, key_of
 from clew.metrics.exemplars import Kept
-from clew.metrics.shards import NEVER, Grown, Series
+from clew.metrics.shards import Grown, Series, largest_of_each_bucket
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
@@ -44,40 +44,42 @@ class Plan(NamedTuple):
 
 
 class _Point:
-    """One attribute set of a stream: what has been added since its start."""
+    """One attribute set of a stream: what has been added since its start.
 
-    __slots__ = ("_held", "attributes", "counts", "high", "low", "start", "total")
+    Attributes:
+        kept: The largest measurements of the interval, one a bucket of the stream, in the order of the buckets.
+        follows: Whether what one series holds is what this point holds, so that nothing need be added up.
+    """
 
-    def __init__(self, attributes: Mapping[str, Value], start: int, buckets: int) -> None:
+    __slots__ = ("attributes", "counts", "follows", "high", "kept", "low", "start", "total")
+
+    def __init__(self, attributes: Mapping[str, Value], start: int, *, follows: bool) -> None:
         self.attributes = attributes
         self.start = start
-        self.counts = [0] * buckets
+        self.follows = follows
+        self.counts: list[int] = []
         self.total: float = 0
         self.low: float = math.inf
         self.high: float = -math.inf
-        self._held: dict[int, Kept] = {}
-
-    def keep(self, held: Sequence[tuple[int, Kept]], bucket_of: Sequence[int] | None) -> None:
-        """Keep what outranks what is there, bucket by bucket."""
-        for index, kept in held:
-            place = index if bucket_of is None else bucket_of[index]
-            if kept.outranks(self._held.get(place)):
-                self._held[place] = kept
+        self.kept: Sequence[Kept] = ()
 
     def exemplars(self, scale: int) -> list[Exemplar]:
-        """Return the exemplars of the interval in order of their buckets, their values divided; and begin anew."""
-        if not self._held:
-            return []
-        held, self._held = self._held, {}
-        return [held[index].exemplar(self.attributes, scale) for index in sorted(held)]
+        """Return the exemplars of the interval, their values divided; and begin anew."""
+        kept, self.kept = self.kept, ()
+        return [one.exemplar(self.attributes, scale) for one in kept]
 
 
 class _Stream:
-    """The points of one instrument for one View of one reader."""
+    """The points of one instrument for one View of one reader.
 
-    def __init__(self, plan: Plan, buckets: int) -> None:
+    Args:
+        plan: How the View wants it.
+        bucket_of: Which of the stream's buckets each bucket of a shard is a part of; None where they are the same.
+    """
+
+    def __init__(self, plan: Plan, bucket_of: Sequence[int] | None = None) -> None:
         self.plan = plan
-        self._buckets = buckets
+        self._bucket_of = bucket_of
         self._previous_collection = 0
         self._begin()
 
@@ -86,18 +88,30 @@ class _Stream:
         self._of: dict[Any, _Point] = {}
         self._shared: dict[Key, _Point] = {}
 
-    def _point(self, source: Any, attributes: Mapping[str, Value], created: int) -> _Point:
-        """Return the point of a series, or of whatever else stands for one attribute set."""
-        point = self._of.get(source)
+    def _grown(self, series: Series, grown: Grown) -> _Point | None:
+        """Return the point of a series, with the exemplars that came; None for what is of an interval gone by."""
+        point = self._of.get(series)
         if point is None:
-            point = self._of[source] = self._find(attributes, created)
+            if grown.counts is None:
+                return None
+            point = self._of[series] = self._find(series.attributes, series.created, is_all=grown.is_all)
+        kept = grown.kept
+        if kept:
+            if point.attributes is not series.attributes:
+                for one in kept:
+                    one.attributes = series.attributes
+            if point.kept or self._bucket_of is not None:
+                kept = largest_of_each_bucket([*point.kept, *kept], self._bucket_of)
+            point.kept = kept
         return point
 
-    def _find(self, attributes: Mapping[str, Value], created: int) -> _Point:
+    def _find(self, attributes: Mapping[str, Value], created: int, *, is_all: bool = False) -> _Point:
+        """Return the point for the attributes of a series, `is_all` where it comes with all that it ever had."""
         keys = self.plan.attribute_keys
         has_room = len(self._points) < self.plan.limit
-        if keys is None and has_room and attributes != OVERFLOW:
-            return self._new(attributes, created)  # no other series has these attributes
+        if keys is None and has_room and attributes != OVERFLOW:  # no other series has these attributes
+            is_cumulative = self.plan.temporality is AggregationTemporality.CUMULATIVE
+            return self._new(attributes, created, follows=is_all and is_cumulative and self._bucket_of is None)
         if keys is not None:
             attributes = {name: value for name, value in attributes.items() if name in keys}
         key = key_of(attributes)
@@ -107,8 +121,8 @@ class _Stream:
             self._shared[key] = self._new(attributes, created)
         return self._shared[key]
 
-    def _new(self, attributes: Mapping[str, Value], created: int) -> _Point:
-        point = _Point(attributes, self._previous_collection or created, self._buckets)
+    def _new(self, attributes: Mapping[str, Value], created: int, *, follows: bool = False) -> _Point:
+        point = _Point(attributes, self._previous_collection or created, follows=follows)
         self._points.append(point)
         return point
 
@@ -132,31 +146,34 @@ class HistogramStream(_Stream):
 
     def __init__(self, plan: Plan, bounds: Sequence[float], scale: int) -> None:
         assert plan.bounds is not None
-        super().__init__(plan, len(plan.bounds) + 1)
-        self._scale = scale
         own = shard_bounds(plan.bounds, scale)
-        self._bucket_of: list[int] | None = None
-        if own != tuple(bounds):
-            self._bucket_of = [*(bisect_left(own, bound) for bound in bounds), len(own)]
+        is_finer = own != tuple(bounds)
+        super().__init__(plan, [*(bisect_left(own, bound) for bound in bounds), len(own)] if is_finer else None)
+        self._scale = scale
+        self._zeros = [0] * (len(own) + 1)
 
     def add(self, series: Series, grown: Grown) -> None:
         """Add what a series has grown by."""
-        counts = grown.counts
-        if counts is None and series not in self._of:
-            return  # what came late, for an interval that has been exported already
-        point = self._point(series, series.attributes, series.created)
-        bucket_of = self._bucket_of
-        if counts is not None:
-            if bucket_of is None:
-                point.counts = [one + other for one, other in zip(point.counts, counts, strict=True)]
-            else:
-                for index, number in enumerate(counts):
-                    point.counts[bucket_of[index]] += number
-            point.total += grown.total
-        if grown.low != NEVER:
-            point.low = min(point.low, grown.low)
-            point.high = max(point.high, grown.high)
-        point.keep(grown.held, bucket_of)
+        point = self._grown(series, grown)
+        if point is None:
+            return
+        if grown.low < point.low:
+            point.low = grown.low
+        if grown.high > point.high:
+            point.high = grown.high
+        if grown.counts is None:
+            return
+        if point.follows:
+            point.counts, point.total = grown.counts, grown.total
+            return
+        point.total += grown.total - grown.seen_total
+        counts = point.counts or self._zeros
+        if self._bucket_of is None:
+            point.counts = [one + other for one, other in zip(counts, grown.added, strict=True)]
+        else:
+            point.counts = counts.copy()
+            for bucket, number in zip(self._bucket_of, grown.added, strict=True):
+                point.counts[bucket] += number
 
     def metric(self, now: int) -> Metric | None:
         """Return what the reader exports, or None where there is nothing."""
@@ -188,20 +205,21 @@ class SumStream(_Stream):
     """The sum of an instrument that counts."""
 
     def __init__(self, plan: Plan, *, is_monotonic: bool) -> None:
-        super().__init__(plan, 0)
+        super().__init__(plan)
         self._is_monotonic = is_monotonic
 
     def add(self, series: Series, grown: Grown) -> None:
         """Add what a series has grown by."""
-        if grown.counts is None and series not in self._of:
-            return  # what came late, for an interval that has been exported already
-        point = self._point(series, series.attributes, series.created)
-        point.total += grown.total
-        point.keep(grown.held, None)
+        point = self._grown(series, grown)
+        if point is not None and grown.counts is not None:
+            point.total = grown.total if point.follows else point.total + (grown.total - grown.seen_total)
 
     def add_to(self, source: Any, attributes: Mapping[str, Value], created: int, amount: int) -> None:
         """Add an amount that belongs to no series: `source` stands for one, and was `created` at that time."""
-        self._point(source, attributes, created).total += amount
+        point = self._of.get(source)
+        if point is None:
+            point = self._of[source] = self._find(attributes, created)
+        point.total += amount
 
     def metric(self, now: int) -> Metric | None:
         """Return what the reader exports, or None where there is nothing."""
