@@ -46,6 +46,7 @@ class Measure:
 
     def __init__(self, name: str | None) -> None:
         self._name = name
+        self._link = None
         self._started = None
 
     @overload
@@ -79,27 +80,32 @@ class Measure:
         return wrap(function, Site(name, constant, compute, expected, failed, span))
 
     def __enter__(self) -> Measure:
-        if self._started is not None:
-            self._refuse_again()
-        current = pipeline.current
-        if current is not None:
-            link = current.block_links.get(self._name)  # type: ignore[arg-type]
-            if link is not None:
-                link.local.shard.started += 1
-                self._link = link
-                self._started = clock()
-                return self
-        elif self._name is not None:
-            self._started = 0
-            self._link = self._run = None
+        link = self._link
+        if link is None or self._started is not None or link.operation.pipeline is not pipeline.current:
+            if pipeline.current is None and self._started is None and self._name is not None:
+                self._started = 0
+                self._link = self._run = None
+            else:
+                self._enter_the_long_way(pipeline.current)
             return self
-        self._enter_the_long_way(current)
+        link.local.shard.started += 1
+        self._started = clock()
         return self
 
     def _enter_the_long_way(self, current: pipeline.Pipeline | None) -> None:
+        """Enter a block that was made before there was a link for its name, or under another pipeline."""
+        if self._started is not None:
+            self._refuse_again()
+        name = self._name
+        link = None if current is None or name is None else current.block_links.get(name)
+        if link is not None:
+            self._link = link
+            link.local.shard.started += 1
+            self._started = clock()
+            return
         self._begin(current, {}, (), None)
-        if current is not None and self._name is not None and self._name not in current.block_links:
-            current.add_block(self._name)
+        if current is not None and name is not None and name not in current.block_links:
+            current.add_block(name)
 
     def _begin(
         self,
@@ -379,11 +385,15 @@ def measure(
         ValueError: The name is empty, too long or not printable.
     """
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
-    if plain and name.__class__ is str and name in _checked:
-        made = _new(Measure)  # without __init__, which costs a block 50 ns
-        made._name = name  # pyright: ignore[reportPrivateUsage]
-        made._started = None  # pyright: ignore[reportPrivateUsage]
-        return made
+    if plain and name.__class__ is str:
+        current = pipeline.current
+        link = None if current is None else current.block_links.get(name)
+        if link is not None or name in _checked:
+            made = _new(Measure)  # without __init__, which costs a block 50 ns
+            made._name = name  # pyright: ignore[reportPrivateUsage]
+            made._link = link  # pyright: ignore[reportPrivateUsage]
+            made._started = None  # pyright: ignore[reportPrivateUsage]
+            return made
     if name is not None and not isinstance(name, str):
         if callable(name) or isinstance(name, (staticmethod, classmethod)):
             return Measure(None)(cast("Any", name))

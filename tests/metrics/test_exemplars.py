@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from recorded import Recorded
 
 import clew
+from clew import short_way
 from clew.metrics.exemplars import LABEL_BUDGET, Kept
 
 
@@ -35,6 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock()
     for module in ("clew.wrappers", "clew.measure", "clew.running"):
         monkeypatch.setattr(sys.modules[module], "clock", stopped)
+    monkeypatch.setitem(short_way.NAMES, "clock", stopped)
     return stopped
 
 

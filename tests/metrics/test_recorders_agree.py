@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics.view import (
 )
 
 import clew
-from clew import pipeline
+from clew import pipeline, short_way
 from clew.metrics.recorder import PortableRecorder
 from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider, ShardedOperation
 
@@ -126,6 +126,7 @@ def stopped_clock() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("clew.wrappers", "clew.measure", "clew.running"):
             patch.setattr(sys.modules[module], "clock", CLOCK)
+        patch.setitem(short_way.NAMES, "clock", CLOCK)
         yield
 
 

@@ -197,8 +197,8 @@ class Series:
         self.shards: list[Shard] = []
         self.free: list[Shard] = []
         # what the last collection has found
-        self._seen_started = 0
-        self._seen_abandoned = 0
+        self._seen_started: int = 0
+        self._seen_abandoned: int = 0
         self._seen_counts = layout.zeros
         self._seen_total: float = 0
 
