@@ -36,7 +36,7 @@ class _OperationLink:
         self.operation = operation
         self._expected = expected
 
-    def end(self, shard: Shard, nanoseconds: int, error: BaseException, context: Context | None = None) -> None:
+    def end(self, shard: Shard, seconds: float, error: BaseException, context: Context | None = None) -> None:
         """Record a run that would have ended in `shard`, had not an exception left it.
 
         In the given Context, or else the current one.
@@ -44,7 +44,7 @@ class _OperationLink:
         operation, series = self.operation, shard.series
         error_type = failure(error, self._expected, operation.pipeline.expected)
         given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-        operation.series(series.key, given, error_type).record(nanoseconds, context)
+        operation.series(series.key, given, error_type).record(seconds, context)
 
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns as clock
+from time import perf_counter as clock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
@@ -42,7 +42,7 @@ class Measure:
 
     _link: Link | ToldLink | None
     _run: Run | None
-    _started: Any  # by `perf_counter_ns`, 0 where the run knows; None before the block
+    _started: Any  # by `perf_counter`, 0 where the run knows; None before the block
 
     def __init__(self, name: str | None) -> None:
         self._name = name
@@ -137,22 +137,22 @@ class Measure:
                 self._run.end(error)
                 self._run = None
             return
-        nanoseconds: int = clock() - self._started
+        seconds: float = clock() - self._started
         self._link = self._run = None
         shard = link.local.shard  # asked again, since a block may be left in another thread
         if error is not None:
-            link.end(shard, nanoseconds, error)
+            link.end(shard, seconds, error)
             return
-        index = bisect_left(shard.bounds, nanoseconds)
+        index = bisect_left(shard.bounds, seconds)
         shard.counts[index] += 1
-        shard.total += nanoseconds
+        shard.total += seconds
         page = shard.page
-        if nanoseconds < page.low:
-            page.low = nanoseconds
-        if nanoseconds > page.high:
-            page.high = nanoseconds
-        if nanoseconds >= page.largest[index]:
-            shard.series.layout.keep(page, index, nanoseconds, None)
+        if seconds < page.low:
+            page.low = seconds
+        if seconds > page.high:
+            page.high = seconds
+        if seconds >= page.largest[index]:
+            shard.series.layout.keep(page, index, seconds, None)
 
     async def __aenter__(self) -> Measure:
         return self.__enter__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from time import perf_counter_ns as clock
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.context import Context, attach, get_current
@@ -49,9 +49,9 @@ class Run:
         *,
         span: bool | None,
         keeps_context: bool = False,
-        started: int | None = None,
+        started: float | None = None,
     ) -> None:
-        """Begin a run, or take over one that has begun at `started` (of `perf_counter_ns`) as a plain one."""
+        """Begin a run, or take over one that has begun at `started` (of `perf_counter`) as a plain one."""
         self._pipeline = pipeline
         self._name = name
         self._expected = expected
@@ -112,13 +112,13 @@ class Run:
 
     def end(self, error: BaseException | None = None) -> None:
         """End the run, with the exception that leaves it or None, and record it."""
-        nanoseconds = clock() - self._started
+        seconds = clock() - self._started
         try:
-            self._end(nanoseconds, error)
+            self._end(seconds, error)
         except Exception as trouble:
             _not_recorded(self._name, trouble)
 
-    def _end(self, nanoseconds: int, error: BaseException | None) -> None:
+    def _end(self, seconds: float, error: BaseException | None) -> None:
         pipeline = self._pipeline
         error_type = None if error is None else failure(error, self._expected, pipeline.expected)
         if error_type is None:
@@ -128,7 +128,7 @@ class Run:
             if self._added is not None:
                 attributes = dict(sorted({**attributes, **self._added}.items()))
                 key = key_of(attributes)
-            self._operation.series(key, attributes, error_type).record(nanoseconds, self._context)
+            self._operation.series(key, attributes, error_type).record(seconds, self._context)
         if self.span is not None:
             self._end_span(error, error_type)
 

@@ -13,7 +13,7 @@ import inspect
 import linecache
 from bisect import bisect_left
 from collections.abc import Callable
-from time import perf_counter_ns as clock
+from time import perf_counter as clock
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -43,17 +43,17 @@ def make(function, long_way):
         except BaseException as error:
             linked.end(shard, clock() - start, error)
             raise
-        nanoseconds = clock() - start{again}
-        index = bisect_left(shard.bounds, nanoseconds)
+        seconds = clock() - start{again}
+        index = bisect_left(shard.bounds, seconds)
         shard.counts[index] += 1
-        shard.total += nanoseconds
+        shard.total += seconds
         page = shard.page
-        if nanoseconds < page.low:
-            page.low = nanoseconds
-        if nanoseconds > page.high:
-            page.high = nanoseconds
-        if nanoseconds >= page.largest[index]:
-            shard.series.layout.keep(page, index, nanoseconds, None)
+        if seconds < page.low:
+            page.low = seconds
+        if seconds > page.high:
+            page.high = seconds
+        if seconds >= page.largest[index]:
+            shard.series.layout.keep(page, index, seconds, None)
         return result
 
     return measured, set_link

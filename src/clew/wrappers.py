@@ -7,7 +7,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
-from time import perf_counter_ns as clock
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
@@ -155,9 +155,9 @@ def _generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) ->
         except BaseException as error:
             _leave_generator(linked, shard, clock() - start, error, watch, context)
             raise
-        nanoseconds = clock() - start
+        seconds = clock() - start
         shard = linked.again(shard)  # asked again, since another thread may have driven the generator on
-        shard.series.add(shard, nanoseconds, context)
+        shard.series.add(shard, seconds, context)
         return result
 
     site.on_link(set_link)
@@ -210,9 +210,9 @@ def _asyncgen(function: Callable[..., AsyncGenerator[Any, Any]], site: Site) -> 
                 _end_generator(run, error, watch)
             raise
         if linked is not None:
-            nanoseconds = clock() - start
+            seconds = clock() - start
             shard = linked.again(shard)
-            shard.series.add(shard, nanoseconds, context)
+            shard.series.add(shard, seconds, context)
         elif run is not None:
             run.end()
 
@@ -221,13 +221,13 @@ def _asyncgen(function: Callable[..., AsyncGenerator[Any, Any]], site: Site) -> 
 
 
 def _leave_generator(
-    linked: Any, shard: Any, nanoseconds: int, error: BaseException, watch: _Watch | None, context: Context
+    linked: Any, shard: Any, seconds: float, error: BaseException, watch: _Watch | None, context: Context
 ) -> None:
     """Record the end of a generator that an exception has left, or that was collected unfinished."""
     if watch is not None and watch.sees_collected():
         linked.abandon(shard)
     else:
-        linked.end(shard, nanoseconds, error, context)
+        linked.end(shard, seconds, error, context)
 
 
 def _watched(function: Function, steps: Function, flag: int) -> Function:

@@ -92,11 +92,8 @@ class Kept:
             return other is None or self.value > other.value
         return (self.links, -self.time_unix_nano) > (other.links, -other.time_unix_nano)
 
-    def exemplar(self, point_attributes: Mapping[str, Any] | None, scale: int = 1) -> Exemplar:
-        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits.
-
-        The value is divided by `scale`.
-        """
+    def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
+        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
         if self.request_id is not None:
@@ -128,9 +125,7 @@ class Kept:
                 if needed <= left:
                     filtered[name] = value
                     left -= needed
-        return Exemplar(
-            filtered, self.value if scale == 1 else self.value / scale, self.time_unix_nano, span_id, trace_id
-        )
+        return Exemplar(filtered, self.value, self.time_unix_nano, span_id, trace_id)
 
 
 class LargestReservoir(ExemplarReservoir):

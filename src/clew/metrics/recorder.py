@@ -1,7 +1,7 @@
 """What a measurement is handed to: the door that every recorder stands behind, and the portable one.
 
 A recorder is asked once for each operation, and that once for each attribute set; the answer only takes durations, in
-nanoseconds. Recorders differ in speed, never in what arrives.
+seconds. Recorders differ in speed, never in what arrives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_REQUEST = set_value(create_key("clew-no-request"), True, Context())
 class SeriesRecorder(Protocol):
     """One attribute set of an operation."""
 
-    def record(self, nanoseconds: int, context: Context | None) -> None:
+    def record(self, seconds: float, context: Context | None) -> None:
         """Record one run that has ended, in the given Context or else the current one."""
 
 
@@ -123,6 +123,6 @@ class _PortableSeries:
         self._duration = duration
         self._attributes = attributes
 
-    def record(self, nanoseconds: int, context: Context | None) -> None:
+    def record(self, seconds: float, context: Context | None) -> None:
         self._operation.abandon()
-        self._duration.record(nanoseconds / 1e9, self._attributes, context)
+        self._duration.record(seconds, self._attributes, context)

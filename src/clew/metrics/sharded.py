@@ -22,9 +22,7 @@ from clew.metrics import sdk
 from clew.metrics.exemplars import ALL_LINKS, REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
-from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream, shard_bounds
-
-NANOSECONDS = 1_000_000_000
+from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
 
 
 class ShardedInstrument:
@@ -34,7 +32,6 @@ class ShardedInstrument:
         provider: Whose Views and readers it serves.
         instrument: The SDK's own instrument of that name, which is asked about and never recorded into.
         bounds: A histogram's advised bounds in its unit; None for an instrument that sums.
-        scale: How many of the shards' units make one of the instrument's.
     """
 
     def __init__(
@@ -42,14 +39,12 @@ class ShardedInstrument:
         provider: ShardedMeterProvider,
         instrument: Any,
         bounds: Sequence[float] | None,
-        scale: int = 1,
     ) -> None:
         self.scope: InstrumentationScope = sdk.scope_of(instrument)
         self.bounds: tuple[float, ...] = ()
         self._provider = provider
         self._instrument = instrument
         self._advised = bounds
-        self._scale = scale
         self._series: list[Series] = []
         self._streams: weakref.WeakKeyDictionary[MetricReader, list[Stream]] = weakref.WeakKeyDictionary()
         self._layout = self._laid_out()
@@ -63,7 +58,7 @@ class ShardedInstrument:
                 return False
             planned.append((reader, plans))
         if self._advised is not None:
-            wanted = {b for _, plans in planned for plan in plans for b in shard_bounds(plan.bounds or (), self._scale)}
+            wanted = {b for _, plans in planned for plan in plans for b in plan.bounds or ()}
             self.bounds = tuple(sorted(wanted))
         self._layout = self._laid_out()
         for reader, plans in planned:
@@ -80,7 +75,7 @@ class ShardedInstrument:
         """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
         plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
         known = set(self.bounds)
-        if plans is None or any(not known.issuperset(shard_bounds(p.bounds or (), self._scale)) for p in plans):
+        if plans is None or any(not known.issuperset(plan.bounds or ()) for plan in plans):
             say_once(
                 ("reader added later", self._instrument.name),
                 "A metric reader that was added after clew.configure() wants %s aggregated otherwise than it is kept; "
@@ -91,14 +86,14 @@ class ShardedInstrument:
         self._streams[reader] = [self._stream(plan) for plan in plans]
 
     def _plain(self) -> Plan:
-        own, scale = self._instrument, self._scale
-        bounds = None if self._advised is None else tuple(b if scale == 1 else b / scale for b in self.bounds)
+        own = self._instrument
+        bounds = None if self._advised is None else self.bounds
         cumulative = AggregationTemporality.CUMULATIVE
         return Plan(own.name, own.description, own.unit, cumulative, sdk.CARDINALITY_LIMIT, bounds=bounds)
 
     def _stream(self, plan: Plan) -> Stream:
         if plan.bounds is not None:
-            return HistogramStream(plan, self.bounds, self._scale)
+            return HistogramStream(plan, self.bounds)
         return SumStream(plan, is_monotonic=isinstance(self._instrument, Counter))
 
     def new_series(
@@ -185,7 +180,7 @@ class ShardedRecorder:
         readers = sdk.readers_of(self._provider)
         if not all(sdk.join(reader, self._provider, self.collect) for reader in readers):
             return False
-        durations = ShardedInstrument(self._provider, portable.duration, DURATION_BOUNDS, NANOSECONDS)
+        durations = ShardedInstrument(self._provider, portable.duration, DURATION_BOUNDS)
         running = _RunningOperations(self._provider, portable.active, None)
         if durations.serve(readers) and running.serve(readers):
             self._operations = durations, running
@@ -245,9 +240,11 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
             largest = page.largest
             best = 0
             if value == largest[index]:
-                best = next((kept.links for kept in page.kept if kept.bucket == index), 0)
-                if best == ALL_LINKS or (best == REQUEST_LINK and SPAN_KEY not in context):
-                    return
+                for kept in page.kept:
+                    if kept.bucket == index:
+                        best = kept.links
+                        if best == REQUEST_LINK and SPAN_KEY not in context:
+                            return
             links = links_in(context)
             if value == largest[index] and links <= best:
                 return

@@ -5,8 +5,6 @@ shard only grow, and a collection takes what they have grown by; what belongs to
 exemplars) stands on a page, and a collection puts a fresh one in its place. So no recording waits for a collection or
 for another thread, and nothing leans on the interpreter's lock. The shards of a thread that has ended go to the next
 one, so there are never more than threads that ran at one time.
-
-Values are in the shards' own unit: whole nanoseconds for durations, the instrument's unit for everything else.
 """
 
 from __future__ import annotations
@@ -202,10 +200,10 @@ class Series:
         self._seen_counts = layout.zeros
         self._seen_total: float = 0
 
-    def record(self, nanoseconds: int, context: Context | None) -> None:
+    def record(self, seconds: float, context: Context | None) -> None:
         """Record a run of the operation that has ended."""
         assert self.operation is not None
-        self.add(self.operation.local.shard_of(self), nanoseconds, context)
+        self.add(self.operation.local.shard_of(self), seconds, context)
 
     def add(self, shard: Shard, value: float, context: Context | None = None) -> None:
         """Record one value into a shard of the calling thread. The decorated functions have this written out."""

@@ -31,7 +31,7 @@ OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
 
 class Plan(NamedTuple):
-    """How one View of one reader wants an instrument; bounds in seconds, None for an instrument that is a sum."""
+    """How one View of one reader wants an instrument; bounds are None for an instrument that is a sum."""
 
     name: str
     description: str
@@ -63,10 +63,10 @@ class _Point:
         self.high: float = -math.inf
         self.kept: Sequence[Kept] = ()
 
-    def exemplars(self, scale: int) -> list[Exemplar]:
-        """Return the exemplars of the interval, their values divided; and begin anew."""
+    def exemplars(self) -> list[Exemplar]:
+        """Return the exemplars of the interval, and begin anew."""
         kept, self.kept = self.kept, ()
-        return [one.exemplar(self.attributes, scale) for one in kept]
+        return [one.exemplar(self.attributes) for one in kept]
 
 
 class _Stream:
@@ -139,17 +139,15 @@ class HistogramStream(_Stream):
     """A histogram over shards whose buckets are at least as fine.
 
     Args:
-        plan: Its bounds are in the instrument's unit.
-        bounds: The shards' bounds, in the shards' unit.
-        scale: How many of the shards' units make one of the instrument's.
+        plan: Has bounds.
+        bounds: Those of the shards.
     """
 
-    def __init__(self, plan: Plan, bounds: Sequence[float], scale: int) -> None:
+    def __init__(self, plan: Plan, bounds: Sequence[float]) -> None:
         assert plan.bounds is not None
-        own = shard_bounds(plan.bounds, scale)
+        own = plan.bounds
         is_finer = own != tuple(bounds)
         super().__init__(plan, [*(bisect_left(own, bound) for bound in bounds), len(own)] if is_finer else None)
-        self._scale = scale
         self._zeros = [0] * (len(own) + 1)
 
     def add(self, series: Series, grown: Grown) -> None:
@@ -177,7 +175,7 @@ class HistogramStream(_Stream):
 
     def metric(self, now: int) -> Metric | None:
         """Return what the reader exports, or None where there is nothing."""
-        plan, scale = self.plan, self._scale
+        plan = self.plan
         assert plan.bounds is not None
         points: list[HistogramDataPoint] = []
         for point in self._collected(now):
@@ -185,15 +183,15 @@ class HistogramStream(_Stream):
             points.append(
                 HistogramDataPoint(
                     attributes=point.attributes,
-                    exemplars=point.exemplars(scale),
+                    exemplars=point.exemplars(),
                     start_time_unix_nano=point.start,
                     time_unix_nano=now,
                     count=sum(point.counts),
-                    sum=point.total if scale == 1 else point.total / scale,
+                    sum=point.total,
                     bucket_counts=tuple(point.counts),
                     explicit_bounds=plan.bounds,
-                    min=low if scale == 1 else low / scale,
-                    max=high if scale == 1 else high / scale,
+                    min=low,
+                    max=high,
                 )
             )
         if not points:
@@ -230,7 +228,7 @@ class SumStream(_Stream):
                 start_time_unix_nano=point.start,
                 time_unix_nano=now,
                 value=point.total,
-                exemplars=point.exemplars(1),
+                exemplars=point.exemplars(),
             )
             for point in self._collected(now)
         ]
@@ -240,10 +238,3 @@ class SumStream(_Stream):
 
 
 Stream = HistogramStream | SumStream
-
-
-def shard_bounds(bounds: Sequence[float], scale: int) -> tuple[float, ...]:
-    """Return upper bounds in the shards' unit: where that is whole nanoseconds, the last one that each lets in."""
-    if scale == 1:
-        return tuple(bounds)
-    return tuple(math.floor(bound * scale + 1e-3) for bound in bounds)

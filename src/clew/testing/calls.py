@@ -166,8 +166,8 @@ class _CapturedSeries:
         self._keep = keep
         self._watch = watch
 
-    def record(self, nanoseconds: int, context: Context | None) -> None:
-        self._inner.record(nanoseconds, context)
+    def record(self, seconds: float, context: Context | None) -> None:
+        self._inner.record(seconds, context)
         context = get_current() if context is None else context
         if not self._watch.includes(context):
             return
@@ -178,7 +178,7 @@ class _CapturedSeries:
                 operation=str(attributes.get("operation.name", "")),
                 attributes={name: value for name, value in attributes.items() if name not in _OWN},
                 error_type=None if error_type is None else str(error_type),
-                duration=nanoseconds / 1e9,
+                duration=seconds,
                 ended=time.time_ns(),
                 request_id=request_id_in(context),
                 trace_id=span.trace_id if span.is_valid else None,

@@ -1,0 +1,25 @@
+"""A clock that stands still but for what the measured code of a test says that it takes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from clew import short_way
+
+
+class StoppedClock:
+    """Stands for `perf_counter`. Its time is in whole nanoseconds, so that what is told twice is the same."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> float:
+        return self.now / 1e9
+
+    def put_in_place(self, patch: pytest.MonkeyPatch) -> None:
+        """Measure by this clock."""
+        for module in ("clew.wrappers", "clew.measure", "clew.running"):
+            patch.setattr(sys.modules[module], "clock", self)
+        patch.setitem(short_way.NAMES, "clock", self)
