@@ -157,10 +157,10 @@ class _Bound(Generic[I]):
             return None
         if instrument._pipeline is not current:
             instrument._settle(current)
-        if instrument._sharded is not None:
-            with pipeline.switching:
-                if instrument._pipeline is pipeline.current and instrument._sharded is not None:
-                    self._local = instrument._sharded.local(self._attributes)
+        with pipeline.switching:
+            sharded = instrument._sharded
+            if sharded is not None and instrument._pipeline is pipeline.current:
+                self._local = sharded.local(self._attributes)
         return self._local
 
 

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import get_current_span
 
 from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
 from clew.failures import failure
+from clew.metrics.exemplars import SPAN_KEY
 from clew.metrics.sharded import ShardedInstrument, ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
 from clew.pipeline import INSTRUMENT_SETS, OVERFLOW
@@ -83,16 +85,22 @@ class ToldLink(_OperationLink):
     __slots__ = ("_table", "attributes")
 
     def __init__(self, operation: Operation) -> None:
-        super().__init__(operation, ())
+        self.operation = operation
+        self._expected = ()
         self.attributes: dict[str, Value] = {}
         self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
 
     def told(self, name: str, value: Any) -> ToldLink:
-        """Add an attribute; returns this."""
+        """Add an attribute, to the current span as well; returns this."""
         if value.__class__ in _PLAIN and name.__class__ is str and name and not is_reserved(name):
             self.attributes[name] = cast("Value", value)
         else:
             self.attributes.update(clean({name: value}))
+        context = get_current()
+        if SPAN_KEY in context:
+            span = get_current_span(context)
+            if span.is_recording():
+                span.set_attributes(clean({name: value}))
         return self
 
     @property
@@ -103,11 +111,17 @@ class ToldLink(_OperationLink):
     @property
     def shard(self) -> Shard:
         """The calling thread's shard of the series that the block ends in."""
-        attributes = self.attributes
-        lookup = lookup_of(tuple(attributes.items()), tuple(map(type, attributes.values())))
-        found = self._table.shards.get(lookup)
+        attributes, shards = self.attributes, self._table.shards
+        items = tuple(attributes.items())
+        try:
+            found = shards.get(items)
+        except TypeError:  # a list among the values
+            found = None
         if found is None:
-            found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
+            lookup = lookup_of(items, tuple(map(type, attributes.values())))
+            found = shards.get(lookup)
+            if found is None:
+                found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
         return found
 
 

@@ -9,8 +9,6 @@ from time import perf_counter as clock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
-from opentelemetry.trace import get_current_span
-
 from clew import pipeline
 from clew.attributes import Computed, Value, clean, key_of
 from clew.diagnostics import say_once
@@ -176,9 +174,6 @@ class Measure:
             return
         try:
             self._link = link.told(name, value)
-            span = get_current_span()
-            if span.is_recording():
-                span.set_attributes(clean({name: value}))
         except Exception as trouble:
             say_once(("tell", self._name), "clew.measure(%r): set() failed: %s", self._name, trouble)
 

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.attributes import Key, Value
 from clew.diagnostics import say_once
 from clew.metrics import sdk
-from clew.metrics.exemplars import ALL_LINKS, REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
+from clew.metrics.exemplars import REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
