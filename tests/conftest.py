@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from recorded import Recorded
 
 import clew
@@ -14,6 +15,10 @@ from clew import pipeline
 from clew.request import policy
 
 pytest_plugins = ["pytester"]  # for the tests of our own plugin; pytest takes it in this file only
+
+# How long an example takes says something about the machine alone.
+settings.register_profile("clew", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clew")
 
 
 @pytest.fixture(autouse=True)

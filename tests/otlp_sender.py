@@ -209,7 +209,7 @@ def _send_http(collector: Collector, message: Message, credentials: Credentials 
             headers=headers,
             verify=verify,
             trust_env=False,
-            timeout=10,
+            timeout=60,
         )
     except httpx.TransportError:
         return "no connection"
@@ -241,7 +241,7 @@ def _send_grpc(collector: Collector, message: Message, credentials: Credentials 
         if not _connects(channel):
             return "no connection"
         try:
-            _STUBS[type(message)](channel).Export(message, timeout=10, metadata=metadata)
+            _STUBS[type(message)](channel).Export(message, timeout=60, metadata=metadata)
         except grpc.RpcError as refusal:
             return refusal.code().name
     return "taken"
@@ -258,6 +258,6 @@ def _connects(channel: grpc.Channel) -> bool:
             settled.set()
 
     channel.subscribe(note, try_to_connect=True)
-    settled.wait(10)
+    settled.wait(60)
     channel.unsubscribe(note)
     return grpc.ChannelConnectivity.READY in states

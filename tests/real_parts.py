@@ -33,7 +33,7 @@ CONFIGURATIONS = ROOT / "collector-config"
 Value = TypeVar("Value")
 
 
-def eventually(ask: Callable[[], Value], *, what: str, timeout: float = 20.0) -> Value:
+def eventually(ask: Callable[[], Value], *, what: str, timeout: float = 60.0) -> Value:
     """The first truthy answer of `ask`; a failure that names `what` and shows the last answer after `timeout` seconds.
 
     An AssertionError or an OSError of `ask` (not there yet) counts as no answer.
@@ -118,7 +118,7 @@ class Program:
         """All it has printed so far."""
         return self.log_file.read_text(errors="replace")
 
-    def wait_until(self, ready: Callable[[], object], *, timeout: float = 30.0) -> None:
+    def wait_until(self, ready: Callable[[], object], *, timeout: float = 90.0) -> None:
         """Returns once `ready` says so; a failure that shows the log if the program ends before that."""
 
         def ready_or_ended() -> object:
@@ -129,13 +129,13 @@ class Program:
 
         eventually(ready_or_ended, what=f"{self.name} is ready", timeout=timeout)
 
-    def stop(self, *, timeout: float = 15.0) -> int:
+    def stop(self, *, timeout: float = 90.0) -> int:
         """Asks it to end (SIGTERM), kills it after `timeout` seconds; returns its exit status."""
         return self._end(signal.SIGTERM, timeout)
 
     def kill(self) -> None:
         """Ends it as a power cut would (SIGKILL)."""
-        self._end(signal.SIGKILL, 15.0)
+        self._end(signal.SIGKILL, 90.0)
 
     def _end(self, how: signal.Signals, timeout: float) -> int:
         if self._output.closed:
@@ -254,7 +254,7 @@ def get(url: str, *, accept: str = "*/*") -> Answer:
     """A GET of a loopback URL, never by way of a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, headers={"Accept": accept}), timeout=10) as response:
+        with opener.open(urllib.request.Request(url, headers={"Accept": accept}), timeout=60) as response:
             return Answer(response.status, response.read().decode())
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -264,7 +264,7 @@ def get(url: str, *, accept: str = "*/*") -> Answer:
 def listens(address: str) -> bool:
     """Whether something takes connections at "host:port"."""
     host, port = address.rsplit(":", 1)
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
         return True
     return False
 

@@ -50,9 +50,9 @@ class Address:
         lines += [_bytes(name) + b": " + _bytes(value) for name, value in headers]
         return parse(self.send(b"\r\n".join([*lines, b"", b""])))
 
-    def send(self, data: bytes) -> bytes:
+    def send(self, data: bytes, timeout: float = 60) -> bytes:
         """Send bytes and read until the server closes the connection."""
-        with socket.create_connection((self.host, self.port), timeout=10) as connection:
+        with socket.create_connection((self.host, self.port), timeout=timeout) as connection:
             connection.sendall(data)
             received = b""
             while True:
@@ -92,7 +92,7 @@ def serve_asgi(app: Any, **options: Any) -> Iterator[Address]:
         yield Address(host, port)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -116,10 +116,10 @@ def serve_wsgi(app: Any) -> Iterator[Address]:
             yield Address("127.0.0.1", server.server_port)
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(60)
 
 
-def wait_until(condition: Callable[[], object], otherwise: str, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], otherwise: str, seconds: float = 60.0) -> None:
     """Return when the condition holds; fail with `otherwise` when it does not in that time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -75,7 +75,7 @@ def connect(file: Path) -> sqlite3.Connection:
 
     A request is served by whichever thread is free, one after the other: hence `check_same_thread`.
     """
-    connection = sqlite3.connect(file, timeout=10, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = NORMAL")

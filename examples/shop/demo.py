@@ -94,7 +94,7 @@ def show(place: Path, requests: int, seconds: float, seed: int) -> int:
             shop.wait_until_idle()
         print()
         print_sent(sent)
-        wait_until(lambda: counted(report_on(collector.store)) >= len(sent.requests), "all has been counted", 10.0)
+        wait_until(lambda: counted(report_on(collector.store)) >= len(sent.requests), "all has been counted", 60.0)
         report = report_on(collector.store)
         print(f"\nSent by the customers: {len(sent.requests):,}. Counted by clew at the front: {counted(report):,}.")
         say(AT_THE_COUNTS)
@@ -156,7 +156,7 @@ def customers(requests: int) -> Generator[Callable[[int], None]]:
 def ask(*arguments: str) -> str:
     """What ``clew`` prints when asked this."""
     asked = subprocess.run(
-        [*CLEW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, timeout=60
+        [*CLEW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, timeout=180
     )
     return asked.stdout
 
@@ -164,7 +164,7 @@ def ask(*arguments: str) -> str:
 def command(place: Path, *arguments: str) -> None:
     """Run ``clew`` for the reader to see, in the folder with the store."""
     title("$ clew " + " ".join(arguments))
-    subprocess.run([*CLEW, *arguments], cwd=place, check=True, timeout=60)
+    subprocess.run([*CLEW, *arguments], cwd=place, check=True, timeout=180)
 
 
 def title(text: str) -> None:

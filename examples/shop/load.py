@@ -32,7 +32,7 @@ PAUSE = 0.15
 """In seconds: how long a customer looks at a page, on average."""
 AT_ONCE = 40
 """How many customers are in the shop at most; the others wait at the door."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 """In seconds: how long a customer waits for an answer. Nobody leaves early, or the counts could not be exact."""
 IDLE = 2.0
 """In seconds: how long a connection is kept for the next request. The server keeps it 5 s; whoever sends one just when

@@ -12,7 +12,7 @@ import clew.integrations.httpx
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 """In seconds: longer than the payment provider takes on its worst day, since a payment given up may still be made."""
 IDLE = 2.0
 """In seconds: how long a connection is kept for the next payment. The service keeps it 5 s; whoever asks just when the

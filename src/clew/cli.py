@@ -38,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"clew {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for add in (_add_local, _add_report, _add_follow, _add_around):
+    for add in (_add_run, _add_local, _add_report, _add_follow, _add_around):
         add(commands)
-    chosen = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    of_program: list[str] = []
+    if given[:1] == ["run"] and given[1:2] not in (["-h"], ["--help"]):  # what follows is not for argparse to read
+        given, of_program = given[:1], given[1:]
+    chosen = parser.parse_args(given)
+    chosen.program = of_program
     if chosen.command is None:
         parser.print_help(sys.stderr)
         return WRONG_USE
@@ -54,6 +59,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has left; not even a flush fails
         return ANSWERED
+
+
+def _add_run(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="start a program with telemetry, without a change in its code",
+        usage="clew run [-h] -- PROGRAM [ARGUMENT ...]",
+        description="Start a program so that its Python processes have request IDs, metrics with exemplars and logs, "
+        "without a change in its code. It is configured by the environment (OTEL_*, CLEW_*); CLEW_MEASURE names "
+        "functions to measure. Signals and the exit status are the program's own.",
+        epilog="Examples: clew run -- python app.py; clew run -- gunicorn -w 4 shop:app",
+    )
+    parser.set_defaults(run=_run_program)
+
+
+def _run_program(chosen: argparse.Namespace) -> int:
+    from clew.run.command import CannotRunError, run
+
+    command: list[str] = chosen.program[1:] if chosen.program[:1] == ["--"] else chosen.program
+    if not command:
+        return _say("run needs a program: clew run -- PROGRAM [ARGUMENT ...]", WRONG_USE)
+    if command is chosen.program and command[0].startswith("-"):
+        return _say(f"run has no option {command[0]}: clew run -- PROGRAM [ARGUMENT ...]", WRONG_USE)
+    try:
+        return run(command[0], command[1:])
+    except CannotRunError as error:
+        return _say(str(error), WRONG_USE)
 
 
 def _add_local(commands: Commands[argparse.ArgumentParser]) -> None:

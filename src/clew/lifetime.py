@@ -42,8 +42,8 @@ class Mortal(Protocol):
         """Send what is there, within the time there is; may be called again. `at_exit`: `atexit` runs for all."""
         ...
 
-    def force_flush(self, timeout: float) -> bool:
-        """Send what is there, within `timeout` seconds, and go on."""
+    def let_go(self, timeout: float) -> bool:
+        """Send what is there, what is held too, within `timeout` seconds, and go on: perhaps not for long."""
         ...
 
     def begin_in_child(self) -> None:
@@ -57,7 +57,7 @@ def attend(mortal: Mortal) -> None:
     _attend_exit(mortal)
     _attend_forks(mortal)
     _attend_multiprocessing(mortal)
-    _attend_sigterm()
+    attend_sigterm()
 
 
 def release(mortal: Mortal) -> None:
@@ -68,6 +68,12 @@ def release(mortal: Mortal) -> None:
         atexit.unregister(at_exit)
     if not _mortals:
         _leave_sigterm()
+
+
+def end_all() -> None:
+    """Have all that is attended send what it has, within the time there is: this process is about to end abruptly."""
+    for mortal in list(_mortals):
+        _end(mortal, at_exit=False)
 
 
 _mortals: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -173,7 +179,10 @@ def is_multiprocessing_child() -> bool:
 # SIGTERM
 
 
-def _attend_sigterm() -> None:
+def attend_sigterm() -> None:
+    """Attend to SIGTERM where nobody does; again after a server has taken all handlers away in its workers."""
+    if not _mortals:
+        return
     try:
         found = signal.getsignal(signal.SIGTERM)
         if found is signal.SIG_DFL:
@@ -259,7 +268,7 @@ def _on_sigterm(number: int, frame: Any) -> None:
     first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
     for mortal in list(_mortals):
         timeout = mortal.shutdown_timeout
-        _in_thread(partial(mortal.force_flush, timeout) if first else mortal.end, timeout + _SLACK)
+        _in_thread(partial(mortal.let_go, timeout) if first else mortal.end, timeout + _SLACK)
     if not first:
         _die(number)
 

@@ -295,7 +295,7 @@ class Site:
 
                 self._asked = current
                 try:
-                    self._link(link_site(self, current))
+                    self._link(None if current.follows_requests else link_site(self, current))
                 except Exception as trouble:
                     say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
 

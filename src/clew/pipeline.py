@@ -51,6 +51,7 @@ class Pipeline:
         spans: bool = False,
         expected: Expected = NOTHING_EXPECTED,
         attribute_sets: int = ATTRIBUTE_SETS,
+        follows_requests: bool = False,
     ) -> None:
         self.meter_provider = meter_provider
         self.recorder = recorder
@@ -58,6 +59,8 @@ class Pipeline:
         self.spans = spans
         self.expected = expected
         self.attribute_sets = attribute_sets
+        self.follows_requests = follows_requests
+        """Whether each run has to tell its request how it ends; then none takes the short way."""
         self.is_open = True
         self.lock = threading.Lock()
         self.sets = 0
@@ -76,6 +79,7 @@ class Pipeline:
             spans=self.spans,
             expected=self.expected,
             attribute_sets=self.attribute_sets,
+            follows_requests=self.follows_requests,
         )
 
     def operation(self, name: str) -> Operation:
@@ -97,7 +101,7 @@ class Pipeline:
 
         with switching:
             if self is current and len(self.block_links) < INSTRUMENT_SETS:
-                self.block_links[name] = link_block(name, self)
+                self.block_links[name] = None if self.follows_requests else link_block(name, self)
 
     def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentLink | None:
         """Return the short way into one of the user's instruments, or None where there is none.

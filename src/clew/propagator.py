@@ -21,7 +21,7 @@ from opentelemetry.propagators.textmap import (
 )
 from opentelemetry.trace import Span, SpanKind, get_current_span
 
-from clew import redirects
+from clew import baggage, redirects
 from clew.hosts import is_allowed, target_of_attributes
 from clew.request import RequestCell, accept, cell_in, policy, request_id_in, with_cell
 
@@ -34,47 +34,45 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class CarrierCell(RequestCell):
-    """The cell of a request that came in by a carrier: an ASGI scope, a WSGI environ, the headers of a message.
+    """The cell of a request that came in by a carrier: an ASGI scope, a WSGI environ, the headers of a message."""
 
-    It may be bound before anybody has named the request; spans started until then get the ID when it comes.
-    """
-
-    __slots__ = (
-        "_carrier",
-        "_getter",
-        "_name",
-        "_waiting",
-        "around",
-        "ended",
-        "failure",
-        "headers",
-        "is_measured",
-        "is_served",
-        "route",
-    )
+    # What most requests never set stands here, once for all of them.
+    _carrier: Any = None
+    _getter: Getter[Any] | None = None
+    around: Context | None = None
+    ended = False
+    route: str | None = None
+    is_measured = False
 
     def __init__(
         self,
         request_id: str | None,
         outer: RequestCell | None = None,
-        *,
-        carrier: Any = None,
-        getter: Getter[Any] | None = None,
         headers: RawHeaders | None = None,
         is_served: bool = False,
     ) -> None:
-        self._name: str | None = None
-        self._waiting: list[Span] | None = None
-        self._carrier = carrier
-        self._getter = getter
         self.headers = headers
         self.is_served = is_served
-        self.ended = False
-        self.around: Context | None = None
-        self.failure: str | None = None
-        self.route: str | None = None
-        self.is_measured = False
         super().__init__(request_id, outer)
+
+    @classmethod
+    def extracted(cls, request_id: str | None, carrier: Any = None, getter: Getter[Any] | None = None) -> CarrierCell:
+        """Return the cell of a request that a propagator has found, with an ID or without one."""
+        cell = cls(request_id) if request_id is not None else UnnamedCell(None)
+        cell._carrier = carrier
+        cell._getter = getter
+        return cell
+
+    def is_from_headers(self, headers: RawHeaders | None) -> bool:
+        """Tell whether the propagator bound this cell from a carrier that holds just these headers."""
+        return headers is not None and self._getter is not None and _holds_headers(self._carrier, self._getter, headers)
+
+
+class UnnamedCell(CarrierCell):
+    """The cell of a request that came in without an ID: whoever names it inside names it for all."""
+
+    _name: str | None = None
+    _waiting: list[Span] | None = None
 
     @property
     def request_id(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -97,10 +95,6 @@ class CarrierCell(RequestCell):
         if len(self._waiting) < _MOST_WAITING_SPANS:
             self._waiting.append(span)
 
-    def is_from_headers(self, headers: RawHeaders | None) -> bool:
-        """Tell whether the propagator bound this cell from a carrier that holds just these headers."""
-        return headers is not None and self._getter is not None and _holds_headers(self._carrier, self._getter, headers)
-
 
 class RequestIdPropagator(TextMapPropagator):
     """Reads the request ID from the header that is configured (``X-Request-ID``) and writes it there.
@@ -108,7 +102,8 @@ class RequestIdPropagator(TextMapPropagator):
     Extracting binds a request: with the ID that the carrier brings if it is valid, else without one, for what runs
     inside to name it. A carrier that an integration of `clew` has already bound keeps that request. Injecting writes
     the current request ID; with ``CLEW_REQUEST_ID_HOSTS`` set only where the client span in the Context tells a target
-    that is allowed. Neither ever raises, whatever the carrier is.
+    that is allowed. With ``CLEW_REQUEST_ID_BAGGAGE`` it is written as an entry of W3C Baggage too, and read from there
+    where the header is absent. Neither ever raises, whatever the carrier is.
     """
 
     def extract(
@@ -119,11 +114,11 @@ class RequestIdPropagator(TextMapPropagator):
         if cell is None:
             name = _read(carrier, getter) if policy.trust else None
             if _is_server_carrier(carrier):
-                cell = CarrierCell(name)
+                cell = CarrierCell.extracted(name)
                 with suppress(Exception):
                     cast("MutableMapping[str, object]", carrier)[CARRIER_KEY] = cell
             else:
-                cell = CarrierCell(name, carrier=carrier, getter=getter)
+                cell = CarrierCell.extracted(name, carrier, getter)
         return with_cell(cell, Context() if context is None else context)
 
     def inject(
@@ -136,27 +131,31 @@ class RequestIdPropagator(TextMapPropagator):
         if request_id is None:
             return
         with suppress(Exception):
-            if policy.hosts is None:
-                setter.set(carrier, policy.header, request_id)
-            elif is_allowed(_target(context), policy.hosts):
+            if policy.hosts is not None:
+                if not is_allowed(_target(context), policy.hosts):
+                    _remove(carrier, request_id)
+                    return
                 redirects.attend(carrier)
-                setter.set(carrier, policy.header, request_id)
-            else:
-                _remove(carrier, request_id)
+            setter.set(carrier, policy.header, request_id)
+            if policy.baggage:
+                _put_in_baggage(carrier, request_id, setter)
 
     @property
     def fields(self) -> set[str]:
-        """The one header that `inject` writes."""
-        return {policy.header}
+        """The headers that `inject` writes."""
+        return {policy.header, baggage.HEADER} if policy.baggage else {policy.header}
 
 
 def bound_cell(carrier: object) -> CarrierCell | None:
     """Return the cell that stands in `carrier`, an ASGI scope or a WSGI environ, of a request that has not ended."""
-    if not isinstance(carrier, Mapping):
-        return None
-    try:
-        found = cast("Mapping[str, object]", carrier).get(CARRIER_KEY)
-    except Exception:
+    if type(carrier) is dict:  # as scopes and environs are
+        found: object = carrier.get(CARRIER_KEY)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    elif isinstance(carrier, Mapping):
+        try:
+            found = cast("Mapping[str, object]", carrier).get(CARRIER_KEY)
+        except Exception:
+            return None
+    else:
         return None
     return found if isinstance(found, CarrierCell) and not found.ended else None
 
@@ -206,34 +205,45 @@ def _joined(values: Iterable[str] | None) -> str | None:
 
 
 def _read(carrier: Any, getter: Getter[Any]) -> str | None:
-    text = first_value(_header(carrier, getter) or "")
+    text = first_value(_header(carrier, getter, policy.header) or "")
+    if not text and policy.baggage:
+        text = baggage.id_in(_header(carrier, getter, baggage.HEADER, all_values=True) or "") or ""
     return accept(text) if text else None
 
 
-def _header(carrier: Any, getter: Getter[Any]) -> str | None:
-    header = policy.header
+def _header(carrier: Any, getter: Getter[Any], header: str, *, all_values: bool = False) -> str | None:
     for key in (header, header.lower()):
-        text = _value(getter.get, carrier, key)
+        text = _value(getter.get, carrier, key, all_values)
         if text is not None:
             return text
     try:
         other_spellings = [key for key in getter.keys(carrier) if key.lower() == header.lower()]
     except Exception:
         return None
-    return _value(getter.get, carrier, other_spellings[0]) if other_spellings else None
+    return _value(getter.get, carrier, other_spellings[0], all_values) if other_spellings else None
 
 
-def _value(get: Callable[[Any, str], Any], carrier: Any, key: str) -> str | None:
+def _value(get: Callable[[Any, str], Any], carrier: Any, key: str, all_values: bool) -> str | None:
+    """Return the first value of a header, or all of them with commas between; None where there is no text."""
     try:
-        values = get(carrier, key)
-        if values is None:
+        found = get(carrier, key)
+        if found is None:
             return None
-        value: object = values if isinstance(values, (str, bytes)) else next(iter(values), None)
+        values: list[object] = [found] if isinstance(found, (str, bytes)) else list(found)
     except Exception:
         return None
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
-    return value if isinstance(value, str) else None
+    texts = [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
+    if not all_values:
+        texts = texts[:1]
+    return ",".join(text for text in texts if isinstance(text, str)) if texts and isinstance(texts[0], str) else None
+
+
+def _put_in_baggage(carrier: Any, request_id: str, setter: Setter[Any]) -> None:
+    # what is no mapping is a list of headers, as a rule: there may be several of this one
+    headers: Mapping[str, Any] = {}
+    if isinstance(carrier, Mapping):
+        headers = cast("Mapping[str, Any]", carrier)
+    baggage.put(headers, request_id, lambda key, text: setter.set(carrier, key, text))
 
 
 def _target(context: Context) -> tuple[str, int | None] | None:
@@ -249,6 +259,8 @@ def _remove(carrier: Any, request_id: str) -> None:
     if not isinstance(carrier, MutableMapping):
         return
     headers = cast("MutableMapping[str, object]", carrier)
+    if policy.baggage:
+        baggage.take_out(headers)
     for key in [key for key in headers if str(key).lower() == policy.header.lower()]:
         if headers[key] == request_id:
             del headers[key]

@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from clew import exporters
 from clew.delivery import LogBatches, PeriodicReader, SpanBatches
+from clew.first_measurement import WatchedMeterProvider
 from clew.log_records import RequestIdLogRecordProcessor
-from clew.metrics.sharded import ShardedMeterProvider
 from clew.metrics.views import exemplar_filter, views
 from clew.settings import ConfigurationError, Problem, Settings
 from clew.settings.problems import shown
@@ -150,7 +150,7 @@ class Environment:
         settings, given = self._settings, self._given
         readers = metric_readers(settings, given.metrics)
         try:
-            provider = ShardedMeterProvider(
+            provider = WatchedMeterProvider(
                 metric_readers=readers,
                 resource=self.resource,
                 views=views(*given.views),

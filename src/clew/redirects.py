@@ -14,6 +14,7 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from clew import baggage
 from clew.hosts import is_allowed, target_of_url
 from clew.request import policy, request_id
 
@@ -34,6 +35,8 @@ def hold_back(headers: MutableMapping[str, Any], url: str) -> None:
     name = request_id()
     if name is None or policy.hosts is None or is_allowed(target_of_url(url), policy.hosts):
         return
+    if policy.baggage:
+        baggage.take_out(headers)
     for key in [key for key in headers if key.lower() == policy.header.lower()]:
         if headers[key] == name:
             del headers[key]

@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
 from opentelemetry.context import Context, attach, create_key, get_current
 
+from clew import entries
 from clew.diagnostics import count, say_once
+from clew.failures import NOTHING_EXPECTED, failure
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
@@ -36,13 +38,14 @@ _VALID = re.compile(r"[A-Za-z0-9._:/+=@~|-]{1,118}")
 class RequestPolicy:
     """How request IDs are named and passed on; `clew.configure()` sets it from the settings."""
 
-    __slots__ = ("attribute", "header", "hosts", "trust")
+    __slots__ = ("attribute", "baggage", "header", "hosts", "trust")
 
     def __init__(self) -> None:
         self.header = "X-Request-ID"
         self.attribute = "request_id"
         self.trust = True
         self.hosts: tuple[str, ...] | None = None
+        self.baggage = False
 
 
 policy = RequestPolicy()
@@ -117,11 +120,16 @@ def accept(value: object) -> str | None:
 
 def _current_task() -> object | None:
     """Return the running asyncio task, or None outside one."""
-    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, nothing runs in it
-    if asyncio is None:
-        return None
-    loop = asyncio._get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
+    global _asyncio
+    if _asyncio is None:
+        _asyncio = sys.modules.get("asyncio")  # where nobody has imported it, nothing runs in it
+        if _asyncio is None:
+            return None
+    loop = _asyncio._get_running_loop()
+    return None if loop is None else _asyncio.current_task(loop)
+
+
+_asyncio: Any = None
 
 
 class _Keepers:
@@ -157,16 +165,40 @@ def _pool_threads() -> set[threading.Thread]:
 
 
 class RequestCell:
-    """What the Context holds of a request; `request_id` is None until somebody inside has named the request."""
+    """What the Context holds of a request.
 
-    __slots__ = ("_keepers", "_outer", "_owner_task", "_owner_thread", "request_id")
+    Attributes:
+        request_id: None until somebody inside has named the request.
+        failure: The ``error.type`` of a request that has failed, as far as that is known.
+        entry: What is followed of this entry into the request; None where nothing is, or nobody tells its end.
+    """
+
+    __slots__ = ("_keepers", "_outer", "_owner_task", "_owner_thread", "entry", "failure", "request_id")
 
     def __init__(self, request_id: str | None, outer: RequestCell | None = None) -> None:
         self.request_id = request_id
+        self.failure: str | None = None
+        self.entry: entries.Entry | None = None
         self._outer = outer
         self._keepers: _Keepers | None = None
         self._owner_thread = threading.get_ident()
         self._owner_task = id(_current_task())
+
+    def follow(self, *, is_held: bool = True) -> None:
+        """Follow the request from here on, as is configured: whoever has entered it tells its `end`."""
+        name, outer = self.request_id, self._outer
+        if entries.current is not None and name is not None:
+            around = (None, None) if outer is None else (outer.entry, outer.request_id)
+            self.entry = entries.begin(name, *around, is_held=is_held)
+
+    def end(
+        self, failure: str | None = None, name: str | None = None, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell that what the request was for is done, and what it has failed of; the first call counts."""
+        if failure is not None:
+            self.failure = failure
+        if self.entry is not None:
+            self.entry.end(self.failure, name, attributes)
 
     def is_owned(self) -> bool:
         """Tell whether the running task or thread is the one that entered the request."""
@@ -215,7 +247,7 @@ def request_id() -> str | None:
 _REMEMBERED = "__clew_request_id__"
 
 
-def _remember(error: BaseException, request_id: str | None) -> None:
+def remember(error: BaseException, request_id: str | None) -> None:
     """Let the exception that leaves a request keep its ID, for the server that logs the traceback afterwards."""
     try:
         BaseException.__setattr__(error, _REMEMBERED, request_id)
@@ -227,6 +259,16 @@ def remembered_request_id(error: BaseException | None) -> str | None:
     """Return the ID of the request that `error` left last, or None."""
     found = getattr(error, _REMEMBERED, None)
     return found if isinstance(found, str) else None
+
+
+def failure_of(error: BaseException | None, expected: tuple[type[BaseException], ...] = ()) -> str | None:
+    """Return the ``error.type`` of an exception that leaves a request, or None where that is no failure."""
+    if error is None:
+        return None
+    from clew import pipeline  # which knows of attributes, and they of requests
+
+    current = pipeline.current
+    return failure(error, expected, NOTHING_EXPECTED if current is None else current.expected)
 
 
 class Request:
@@ -246,6 +288,8 @@ class Request:
         if outer is not None and outer.request_id is None:
             outer.request_id = name
         cell = RequestCell(name, outer)
+        if entries.current is not None:
+            cell.follow()
         within = with_cell(cell, before)
         attach(within)
         self._entries.append((cell, before, within))
@@ -256,7 +300,9 @@ class Request:
     ) -> None:
         cell, before, within = self._entries.pop()
         if error is not None:
-            _remember(error, cell.request_id)
+            remember(error, cell.request_id)
+        if cell.entry is not None:
+            cell.end(failure_of(error))
         leave(cell, before, within)
 
     @overload

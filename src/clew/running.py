@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +14,10 @@ from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_
 from clew.attributes import Key, Value, clean, key_of
 from clew.diagnostics import count, say_once
 from clew.failures import failure, reason_of
+from clew.request import RequestCell, cell_in
 
 if TYPE_CHECKING:
+    from clew.entries import Entry
     from clew.pipeline import Pipeline
 
 R = TypeVar("R")
@@ -28,6 +31,7 @@ class Run:
         "_before",
         "_context",
         "_expected",
+        "_followed",
         "_name",
         "_operation",
         "_pipeline",
@@ -63,6 +67,7 @@ class Run:
         self._within: Context | None = None
         self.span: Span | None = None
         self._context: Context | None = get_current() if keeps_context else None
+        self._followed: _Followed | None = None
         self._operation = pipeline.operation(name)
         if started is not None:
             self._started = started
@@ -70,6 +75,8 @@ class Run:
         self._operation.recorder.begin()
         if span if span is not None else pipeline.spans:
             self._start_span(keeps_context)
+        if pipeline.follows_requests:
+            self._followed = _followed(name, is_generator=keeps_context)
         self._started = clock()
 
     def _start_span(self, keeps_context: bool) -> None:
@@ -94,15 +101,23 @@ class Run:
             self._added = {}
         self._added.update(cleaned)
         self._tell_span(cleaned)
+        self._tell_line(cleaned)
 
     def note(self, name: str, value: Any) -> None:
         """Add an attribute to the span and the log line of this run."""
-        self._tell_span(clean({name: value}))
+        cleaned = clean({name: value})
+        self._tell_span(cleaned)
+        self._tell_line(cleaned)
 
     def _tell_span(self, attributes: Mapping[str, Value]) -> None:
         span = self.span if self.span is not None else get_current_span(self._context)
         if span.is_recording():
             span.set_attributes(attributes)
+
+    def _tell_line(self, attributes: Mapping[str, Value]) -> None:
+        line = None if self._followed is None else self._followed.entry.line
+        if line is not None:
+            line.tell(attributes)
 
     def fail(self, reason: object) -> None:
         """Tell that this run has failed, for a reason that becomes its ``error.type``."""
@@ -123,6 +138,8 @@ class Run:
         error_type = None if error is None else failure(error, self._expected, pipeline.expected)
         if error_type is None:
             error_type = self._reason
+        if self._followed is not None:
+            self._followed.end(seconds, error_type)
         if pipeline.is_open:
             attributes, key = self.attributes, self.key
             if self._added is not None:
@@ -154,6 +171,8 @@ class Run:
         """End the run without a duration: the generator that it measured was collected before its end."""
         try:
             count("operation.abandoned")
+            if self._followed is not None:
+                self._followed.leave()
             if self._pipeline.is_open:
                 self._operation.recorder.abandon()
             if self.span is not None:
@@ -177,6 +196,63 @@ class Run:
             if self._within is not None and get_current() is self._within and self._before is not None:
                 attach(self._before)
             span.end()
+
+
+class _Followed:
+    """The part of a run in its request: whether it is inside of another operation there, and how it ends.
+
+    An operation that is inside of no other one of its entry into the request has a say in whether that has failed.
+    """
+
+    __slots__ = ("_around", "_cell", "_is_generator", "_is_outermost", "_is_over", "_name", "entry")
+
+    _around: _Followed | None
+    _is_over: bool
+
+    def __init__(self, name: str, cell: RequestCell, entry: Entry, *, is_generator: bool) -> None:
+        around: _Followed | None = _innermost.get()
+        while around is not None and around._is_over:
+            around = around._around
+        self._name = name
+        self._cell = cell
+        self.entry = entry
+        self._around = around
+        self._is_over = False
+        self._is_outermost = entry.generators == 0 and (around is None or around.entry is not entry)
+        self._is_generator = is_generator
+        if not is_generator:
+            _innermost.set(self)
+        elif self._is_outermost:  # its steps run in the Context of whoever asks for them
+            entry.generators += 1
+        if self._is_outermost and entry.line is not None:
+            entry.line.begins(name)
+
+    def end(self, seconds: float, error_type: str | None) -> None:
+        """Tell the request how the operation has ended."""
+        self.leave()
+        if self._is_outermost and error_type is not None and self._cell.failure is None:
+            self._cell.failure = error_type
+        if self.entry.line is not None:
+            self.entry.line.add(self._name, seconds, is_failure=error_type is not None)
+
+    def leave(self) -> None:
+        """Be the innermost operation no more."""
+        self._is_over = True
+        if self._is_generator:
+            self.entry.generators -= self._is_outermost
+        elif _innermost.get() is self:
+            _innermost.set(self._around)
+
+
+_innermost: ContextVar[_Followed | None] = ContextVar("clew-operation", default=None)
+
+
+def _followed(name: str, *, is_generator: bool) -> _Followed | None:
+    cell = cell_in(get_current())
+    entry = None if cell is None else cell.entry
+    if cell is None or entry is None or not entry.is_current:
+        return None
+    return _Followed(name, cell, entry, is_generator=is_generator)
 
 
 def begin(

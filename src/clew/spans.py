@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from clew.propagator import CarrierCell
+from clew.propagator import UnnamedCell
 from clew.request import cell_in, policy
 
 
@@ -23,7 +23,7 @@ class RequestIdSpanProcessor(SpanProcessor):
             return
         if cell.request_id is not None:
             span.set_attribute(policy.attribute, cell.request_id)
-        elif isinstance(cell, CarrierCell):
+        elif isinstance(cell, UnnamedCell):
             cell.name_when_known(span)
 
     def on_end(self, span: ReadableSpan) -> None:

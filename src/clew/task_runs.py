@@ -22,12 +22,13 @@ from clew.measure import LONGEST_NAME, measure
 from clew.request import (
     REQUEST_KEY,
     RequestCell,
-    _remember,  # pyright: ignore[reportPrivateUsage]
     accept,
     cell_in,
+    failure_of,
     leave,
     new_request_id,
     policy,
+    remember,
     request_id,
     with_cell,
 )
@@ -89,6 +90,7 @@ class TaskRun:
             if around is not None:  # a message that is read inside a request is not that request
                 before, around = Context(), None
         self._cell = RequestCell(self.request_id, around)
+        self._cell.follow()
         self._within = with_cell(self._cell, before)
 
     def __enter__(self) -> TaskRun:
@@ -99,7 +101,9 @@ class TaskRun:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            _remember(error, self.request_id)
+            remember(error, self.request_id)
+        queue = {"messaging.destination.name": self._queue} if self._queue else None
+        self._cell.end(failure_of(error, self._expected), self._name, queue)
         before = self._before
         is_clean = get_current() is self._within
         leave(self._cell, before, self._within)
@@ -120,7 +124,7 @@ class TaskRun:
             with measure(self._name, expected=self._expected):
                 return function(*args, **kwargs)
         except BaseException as error:
-            _remember(error, self.request_id)
+            remember(error, self.request_id)
             raise
         finally:
             attach(around)
@@ -204,5 +208,4 @@ def not_handled(what: str, trouble: Exception) -> None:
 
 def end_process() -> None:
     """Send what has been measured, within ``CLEW_SHUTDOWN_TIMEOUT``: this process is about to end by `os._exit`."""
-    for mortal in list(lifetime._mortals):  # pyright: ignore[reportPrivateUsage]
-        lifetime._end(mortal, at_exit=False)  # pyright: ignore[reportPrivateUsage]
+    lifetime.end_all()

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clew import lifetime, pipeline
+from clew import entries, lifetime, pipeline
 from clew.__about__ import __version__
 from clew.delivery import PeriodicReader, deliver
-from clew.diagnostics import say_once
+from clew.diagnostics import counts, say_once
 from clew.failures import Expected
+from clew.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.metrics.recorder import PortableRecorder, Recorder
-from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider
 from clew.providers import Given
 from clew.request import policy
 from clew.settings import ConfigurationError, Problem, Settings, load_settings
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import Unpack  # for type checkers alone, which know it without the package
 
+    from clew.held_logs import Holding
     from clew.settings.own import OwnArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
@@ -58,6 +60,8 @@ class Telemetry:
         self._signals = signals
         self._ending = threading.Lock()
         self._outcome: bool | None = None
+        self._is_started = False
+        self._is_without_code = False
 
     @property
     def meter_provider(self) -> MeterProvider:
@@ -91,6 +95,11 @@ class Telemetry:
         """
         return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
 
+    def let_go(self, timeout: float) -> bool:
+        """Do what `force_flush` does, and hold no log records any more: the process has been told to end."""
+        entries.let_go()
+        return self.force_flush(timeout)
+
     def shutdown(self, timeout: float = 3.0) -> bool:
         """Send all that there is, as `force_flush` does, and measure no more; `clew.configure()` may begin anew.
 
@@ -118,6 +127,8 @@ class Telemetry:
         try:
             if self._outcome is None:
                 self._measure_no_more()
+                if not self._is_started and counts():  # nothing was measured, but there is something to tell
+                    self._start()
                 self._outcome = deliver(parts, closing=True, timeout=timeout)
                 self._signals.leave_foreign()
                 lifetime.release(self)
@@ -131,13 +142,17 @@ class Telemetry:
             if _configured is self:
                 _configured = None
                 pipeline.use(None)
+                _follow(None)
                 if self._signals.logger_provider is not None:
                     log_records().uninstall()
 
     def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
         """Answer a further `configure()` that is given these arguments; `clew.testing` answers otherwise."""
         if self._arguments != arguments:
-            raise ConfigurationError(_differences(self._arguments, arguments))
+            first = "what the first call gave"
+            if self._is_without_code:
+                first = "what `clew run` or opentelemetry-instrument has configured this process with"
+            raise ConfigurationError(_differences(self._arguments, arguments, first))
         return self
 
     def begin_in_child(self) -> None:
@@ -146,21 +161,25 @@ class Telemetry:
         _lock = threading.RLock()
         self._ending = threading.Lock()
         self._signals.restart_in_child()
-        if _configured is self:
+        if _configured is self and self._is_started:
             self._start()
 
     def _begin(self) -> None:
         """Let measurements go to the providers."""
         signals = self._signals
         meter_provider = signals.meter_provider
-        self._start()
+        if self._is_without_code and isinstance(meter_provider, WatchedMeterProvider):
+            meter_provider.on_first_measurement(self._start)
+        else:
+            self._start()
         pipeline.use(
             self._pipeline(
-                OwnRecorder(meter_provider)
-                if isinstance(meter_provider, ShardedMeterProvider)
+                WatchedRecorder(meter_provider)
+                if isinstance(meter_provider, WatchedMeterProvider)
                 else PortableRecorder(meter_provider)
             )
         )
+        _follow(self.settings)
         if signals.logger_provider is not None:
             log_records().install(signals.logger_provider)
 
@@ -177,9 +196,11 @@ class Telemetry:
                 tuple(kind for kind in settings.expected if isinstance(kind, str)),
             ),
             attribute_sets=settings.attribute_sets,
+            follows_requests=settings.logs == "interesting" or settings.logs_canonical,
         )
 
     def _start(self) -> None:
+        self._is_started = True
         for part in self._signals.parts:
             if isinstance(part, (PeriodicReader, Standby)):
                 part.start()
@@ -192,11 +213,22 @@ def log_records() -> Any:
     return logging
 
 
+def _follow(settings: Settings | None) -> None:
+    """Follow each request from its beginning to its end, where the settings ask for that; None: no more."""
+    holding: Holding | None = None
+    if settings is not None and settings.logs == "interesting":
+        from clew.held_logs import Holding
+
+        holding = Holding(slow=settings.logs_slow, share=settings.logs_share)
+    entries.use(holding, canonical=settings is not None and settings.logs_canonical)
+
+
 def _set_policy(settings: Settings) -> None:
     policy.header = settings.request_id_header
     policy.attribute = settings.request_id_attribute
     policy.trust = settings.trust_request_id
     policy.hosts = settings.request_id_hosts
+    policy.baggage = settings.request_id_baggage
 
 
 def configure(
@@ -232,20 +264,53 @@ def configure(
             has been called before with other arguments and not been shut down since.
         TypeError: There is no setting of that name.
     """
-    global _configured
     given = Given(views, metric_exporters, metric_readers, span_processors, log_processors)
     arguments = _arguments(given, resource=resource, **settings)
     with _lock:
         if _configured is not None:
             return _configured._again(arguments)
-        loaded, signals = _built(given, resource=resource, **settings)
-        telemetry = Telemetry(loaded, arguments, signals)
-        _set_policy(loaded)
-        if signals.enabled:
-            telemetry._begin()
-            lifetime.attend(telemetry)
-        _configured = telemetry
-        return telemetry
+        return _configure(given, arguments, resource=resource, **settings)
+
+
+def configure_without_code() -> Telemetry:
+    """Configure as `configure()` does without arguments, for a program that does not do it itself.
+
+    Wrong variables are logged and treated as unset, unless ``CLEW_STRICT`` is true, and nothing is started before the
+    first measurement. Where there is a configuration already, that is returned.
+
+    Raises:
+        ConfigurationError: Settings are wrong, and ``CLEW_STRICT`` is true.
+    """
+    with _lock:
+        if _configured is not None:
+            return _configured
+        strict = None if is_strict(os.environ) else False
+        given = Given()
+        return _configure(given, _arguments(given), is_without_code=True, resource=None, strict=strict)
+
+
+def is_strict(environ: Mapping[str, str]) -> bool:
+    """Tell whether ``CLEW_STRICT`` asks for wrong settings to end a start without code."""
+    return environ.get("CLEW_STRICT", "").strip().lower() == "true"
+
+
+def _configure(
+    given: Given, arguments: Mapping[str, Any], *, is_without_code: bool = False, **settings: Any
+) -> Telemetry:
+    global _configured
+    loaded, signals = _built(given, **settings)
+    telemetry = Telemetry(loaded, arguments, signals)
+    telemetry._is_without_code = is_without_code
+    _set_policy(loaded)
+    if signals.enabled:
+        telemetry._begin()
+        lifetime.attend(telemetry)
+        if loaded.measure or "clew.by_name" in sys.modules:
+            from clew.by_name import measure_by_name
+
+            measure_by_name(loaded.measure)
+    _configured = telemetry
+    return telemetry
 
 
 def _built(given: Given, **settings: Any) -> tuple[Settings, Signals]:
@@ -292,11 +357,11 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[Problem]:
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> Iterable[Problem]:
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
             yield Problem(
                 f"configure({name}=…)",
                 shown(now.get(name)),
-                f"what the first call gave, {shown(before.get(name))}, until shutdown() has been called",
+                f"{what}, {shown(before.get(name))}, until shutdown() has been called",
             )

@@ -21,7 +21,7 @@ def _validate(name: str, **settings: str) -> subprocess.CompletedProcess[str]:
         env=environment_without_settings() | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -69,7 +69,7 @@ def test_the_gateway_does_not_start_without_its_certificate(tmp_path: Path) -> N
         env=environment_without_settings() | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert result.returncode != 0

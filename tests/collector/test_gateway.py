@@ -153,7 +153,7 @@ def test_what_was_acknowledged_survives_a_missing_backend_and_a_sudden_end(parts
     assert send("grpc", restarted, metrics_message("after-the-restart"), place.credentials) == "taken"
     backend = parts.collector("local.yaml", COLLECTOR_HTTP_ENDPOINT=f"127.0.0.1:{backend_port}")
     expected = acknowledged | {"after-the-restart"}
-    eventually(lambda: _all_arrived(expected, backend), what="all acknowledged exports arrive", timeout=40)
+    eventually(lambda: _all_arrived(expected, backend), what="all acknowledged exports arrive", timeout=90)
 
 
 def test_a_full_queue_tells_senders_to_come_again_and_loses_nothing_it_took(parts: Parts, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_full_queue_tells_senders_to_come_again_and_loses_nothing_it_took(part
     assert answers["http"] in COME_AGAIN["http"]
 
     backend = parts.collector("local.yaml", COLLECTOR_HTTP_ENDPOINT=f"127.0.0.1:{backend_port}")
-    eventually(lambda: _all_arrived(taken, backend), what="all that was taken arrives", timeout=40)
+    eventually(lambda: _all_arrived(taken, backend), what="all that was taken arrives", timeout=90)
     eventually(
         lambda: send("http", gateway, metrics_message("room-again"), place.credentials) == "taken",
         what="there is room again",

@@ -53,7 +53,11 @@ def test_every_export_of_a_burst_is_printed(collector: Collector) -> None:
 
 
 def test_it_ends_cleanly_when_asked_to(parts: Parts) -> None:
-    assert parts.collector("local.yaml").stop() == 0
+    collector = parts.collector("local.yaml")
+    # it attends to signals only after it has said that it is ready
+    assert send("http", collector, logs_message("last")) == "taken"
+    eventually(lambda: "request_id: Str(last)" in collector.log(), what="the log line is printed")
+    assert collector.stop() == 0
 
 
 def _resource(collector: Collector, service: str) -> str | None:

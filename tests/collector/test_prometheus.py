@@ -205,10 +205,12 @@ def test_an_ended_process_s_last_export_arrives_though_prometheus_was_away_longe
         process.record("patient-1", 0.1)
         process.end()
         # The fifth attempt comes eight seconds or so after the first: past the five that the exporter waits by default.
-        eventually(lambda: len(attempts) >= 5, what="five attempts", timeout=40)
+        eventually(lambda: len(attempts) >= 5, what="five attempts", timeout=90)
     prometheus = parts.prometheus(port=port)
     eventually(
-        lambda: prometheus.value('operation_duration_seconds_count{job="patient"}') == 1, what="the export arrives"
+        lambda: prometheus.value('operation_duration_seconds_count{job="patient"}') == 1,
+        what="the export arrives",
+        timeout=120,
     )
     assert [one["labels"]["request_id"] for one in prometheus.exemplars('orders_total{job="patient"}')] == ["patient-1"]
 

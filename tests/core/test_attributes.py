@@ -209,7 +209,9 @@ def test_operation_names_without_end_end_in_one_overflow_point(recorded: Recorde
     assert len(points) == 2_001
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     attributes=st.dictionaries(
         st.one_of(st.text(max_size=5), st.integers(), st.none()),

@@ -105,7 +105,9 @@ def test_other_wrong_arguments_are_refused() -> None:
             clew.histogram("sizes", bounds=bounds)  # type: ignore[arg-type]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     value=st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.complex_numbers(), st.lists(st.integers())),
     attributes=st.one_of(st.none(), st.text(), st.dictionaries(st.text(), st.one_of(st.none(), st.text()))),

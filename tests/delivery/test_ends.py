@@ -13,21 +13,25 @@ from typing import Any
 import pytest
 from delivery import programs
 from delivery.listeners import HttpEndpoint, drip, garbage, refusing, silence, talking
+from durations import assert_within
 
-INTERPRETER_SECONDS = 5.0
-"""What starting Python and importing OpenTelemetry and gRPC may take on a busy machine."""
+SLACK = 1.5
+"""Seconds that a busy machine may add, at the least, to what the contract allows."""
+
+PROMPTLY = 30.0
+"""Seconds within which all is done that waits for nothing, half of what it would be waited for."""
 
 
 class Ended:
-    """How a program ended: what it printed and logged, and how long its deliveries at the end took, in seconds."""
+    """How a program ended: what it printed and logged, the seconds of its deliveries at the end and of all else."""
 
     def __init__(self, program: str, environ: dict[str, str]) -> None:
         known = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "CLEW_"))}
         started = time.monotonic()
         process = subprocess.run(
-            [sys.executable, "-c", program], env={**known, **environ}, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", program], env={**known, **environ}, capture_output=True, text=True, timeout=180
         )
-        self.seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
         self.status = process.returncode
         self.printed = process.stdout.splitlines()
         self.logged = [line.removeprefix("LOG ") for line in process.stderr.splitlines() if line.startswith("LOG ")]
@@ -35,10 +39,17 @@ class Ended:
         ends = [line.split() for line in self.printed if line.startswith("ENDED")]
         self.delivered = [end[1] == "True" for end in ends]
         self.took = [float(end[2]) for end in ends]
+        self.other_seconds = seconds - sum(self.took)
 
 
-def environment(port: int, protocol: str) -> dict[str, str]:
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+def environment(port: int, protocol: str, *, shutdown_timeout: str = "60") -> dict[str, str]:
+    """What leads to the endpoint, and waits for it longer than any of these programs may take."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "120000",
+        "CLEW_SHUTDOWN_TIMEOUT": shutdown_timeout,
+    }
 
 
 BAD: dict[str, Callable[[], AbstractContextManager[int]]] = {
@@ -51,29 +62,32 @@ BAD: dict[str, Callable[[], AbstractContextManager[int]]] = {
 
 @pytest.mark.parametrize("endpoint", BAD)
 def test_a_program_ends_within_three_seconds_though_its_endpoint_is_bad(endpoint: str, protocol: str) -> None:
-    with BAD[endpoint]() as port:
-        ended = Ended(programs.ONE_REQUEST, environment(port, protocol))
-    assert ended.status == 0, ended.errors
-    assert ended.delivered == [False]
-    assert ended.took[0] < 3.3
-    assert ended.seconds < 3.3 + INTERPRETER_SECONDS
-    (last,) = [text for text in ended.logged if text.startswith("not delivered at the end")]
-    for what in ("1 metric points", "1 spans", "1 log records"):
-        assert what in last
-    assert len(ended.logged) <= 4, ended.logged  # one a signal, and the last
-    assert "Traceback" not in ended.errors
+    def attempt() -> float:
+        with BAD[endpoint]() as port:
+            ended = Ended(programs.ONE_REQUEST, environment(port, protocol, shutdown_timeout=""))
+        assert ended.status == 0, ended.errors
+        assert ended.delivered == [False]
+        assert ended.other_seconds < PROMPTLY
+        (last,) = [text for text in ended.logged if text.startswith("not delivered at the end")]
+        for what in ("1 metric points", "1 spans", "1 log records"):
+            assert what in last
+        assert len(ended.logged) <= 4, ended.logged  # one a signal, and the last
+        assert "Traceback" not in ended.errors
+        return ended.took[0]
+
+    assert_within(3.0 + SLACK, attempt)
 
 
 def test_a_program_does_not_wait_for_an_endpoint_that_refuses_and_never_worked(protocol: str) -> None:
     with refusing() as port:
         ended = Ended(programs.ONE_REQUEST, environment(port, protocol))
-    assert ended.took[0] < 1.5
+    assert ended.took[0] < PROMPTLY
 
 
 def test_a_program_ends_at_once_where_all_is_delivered(protocol: str, endpoint: Any) -> None:
     ended = Ended(programs.ONE_REQUEST, environment(endpoint.port, protocol))
     assert ended.delivered == [True], ended.errors
-    assert ended.took[0] < 1.5
+    assert ended.took[0] < PROMPTLY
     assert not ended.logged
     assert endpoint.received.counters == {"orders": [1]}
     assert endpoint.received.spans == endpoint.received.logs == ["work"]
@@ -89,21 +103,28 @@ def test_what_is_measured_at_the_very_end_is_delivered_too(protocol: str, endpoi
 
 
 def test_what_is_measured_at_the_very_end_delays_it_no_longer_than_allowed(protocol: str) -> None:
-    with talking(silence) as port:
-        ended = Ended(programs.NO_THREAD_YET, {**environment(port, protocol), "CLEW_SHUTDOWN_TIMEOUT": "0.9"})
-    assert ended.status == 0, ended.errors
-    assert ended.delivered == [False]
-    assert ended.took[0] < 1.2
+    def attempt() -> float:
+        with talking(silence) as port:
+            ended = Ended(programs.NO_THREAD_YET, environment(port, protocol, shutdown_timeout="1"))
+        assert ended.status == 0, ended.errors
+        assert ended.delivered == [False]
+        return ended.took[0]
+
+    assert_within(1.0 + SLACK, attempt)
 
 
 def test_an_export_that_hangs_when_the_end_comes_is_cut_off_and_counted(protocol: str) -> None:
-    with talking(silence) as port:
-        ended = Ended(programs.UNDER_WAY, {**environment(port, protocol), "CLEW_SHUTDOWN_TIMEOUT": "1"})
-    assert ended.delivered == [False], ended.errors
-    assert ended.took[0] < 1.3
-    (last,) = [text for text in ended.logged if text.startswith("not delivered at the end, for which there are 1 s")]
-    for what in ("1 metric points", "1 spans", "1 log records"):
-        assert what in last
+    def attempt() -> float:
+        with talking(silence) as port:
+            ended = Ended(programs.UNDER_WAY, environment(port, protocol, shutdown_timeout="1"))
+        assert ended.delivered == [False], ended.errors
+        start = "not delivered at the end, for which there are 1 s"
+        (last,) = [text for text in ended.logged if text.startswith(start)]
+        for what in ("1 metric points", "1 spans", "1 log records"):
+            assert what in last
+        return ended.took[0]
+
+    assert_within(1.0 + SLACK, attempt)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -114,7 +135,7 @@ def test_a_forked_child_delivers_its_own_over_its_own_connection(protocol: str, 
     assert ended.delivered == [True, True], ended.errors
     assert sorted(endpoint.received.spans) == ["after", "before", "in the child", "inherited"]
     assert sorted(endpoint.received.logs) == ["after", "before", "in the child", "inherited"]
-    assert max(ended.took) < 3.0
+    assert max(ended.took) < PROMPTLY
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

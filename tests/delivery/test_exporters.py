@@ -21,12 +21,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from clew.delivery import SpanBatches
-from clew.exporters import make_sampler, metric_exporters
+from clew.exporters import make_sampler, metric_exporters, otlp
 from clew.settings import ConfigurationError, load_settings
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.fixture
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No export is tried again: the pause before that is longer than any deadline."""
+    monkeypatch.setattr(otlp._Road, "_pause", lambda road, attempt: 3600.0)
 
 
 def test_all_three_signals_arrive(telemetry: Any, environ: dict[str, str], endpoint: Any) -> None:
@@ -177,7 +183,7 @@ def test_the_certificate_counts_over_grpc(telemetry: Any, tmp_path: Path) -> Non
     endpoint.close()
 
 
-def test_the_client_shows_its_certificate(telemetry: Any, tmp_path: Path, protocol: str) -> None:
+def test_the_client_shows_its_certificate(telemetry: Any, tmp_path: Path, protocol: str, one_attempt: None) -> None:
     authority = Authority()
     server, client = authority.server(), authority.client().write(tmp_path, "client")
     endpoint: GrpcEndpoint | HttpEndpoint
@@ -197,7 +203,7 @@ def test_the_client_shows_its_certificate(telemetry: Any, tmp_path: Path, protoc
     }
     stranger = telemetry(environ)
     stranger.record()
-    assert not stranger.deliver(timeout=0.5)
+    assert not stranger.deliver()
     certificate, key = client
     known = telemetry(
         {**environ, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": certificate, "OTEL_EXPORTER_OTLP_CLIENT_KEY": key}
@@ -209,14 +215,14 @@ def test_the_client_shows_its_certificate(telemetry: Any, tmp_path: Path, protoc
 
 
 def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
-    telemetry: Any, protocol: str, caplog: pytest.LogCaptureFixture
+    telemetry: Any, protocol: str, one_attempt: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with refusing() as port:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
         made = telemetry(environ)
         for _ in range(3):
             made.record()
-            assert not made.deliver(timeout=0.5)
+            assert not made.deliver()
     said = warnings_of(caplog)
     assert len(said) == 3
     for kind, path in [("metric points", "metrics"), ("spans", "traces"), ("log records", "logs")]:
@@ -228,7 +234,7 @@ def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
     caplog.clear()
     endpoint = GrpcEndpoint(port) if protocol == "grpc" else HttpEndpoint(port)
     made.record("late")
-    assert made.deliver(timeout=10)
+    assert made.deliver()
     assert endpoint.received.spans == ["late"]
     assert endpoint.received.counters == {"orders": [4]}
     assert sorted(text.partition(" are delivered to ")[0] for text in warnings_of(caplog)) == [
@@ -253,14 +259,14 @@ def test_a_silent_endpoint_is_given_up_at_the_timeout(
         )
         made.record()
         started = time.monotonic()
-        assert not made.deliver(timeout=5)
-        assert time.monotonic() - started < 2
+        assert not made.deliver()
+        assert time.monotonic() - started < 30
     assert len(warnings_of(caplog)) == 3
     assert made.lost == {"metric points": 1, "spans": 1, "log records": 1}
 
 
 def test_an_endpoint_that_speaks_another_protocol_is_said_once(
-    telemetry: Any, protocol: str, caplog: pytest.LogCaptureFixture
+    telemetry: Any, protocol: str, one_attempt: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with talking(garbage) as port:
         made = telemetry(
@@ -268,7 +274,7 @@ def test_an_endpoint_that_speaks_another_protocol_is_said_once(
         )
         for _ in range(2):
             made.record()
-            assert not made.deliver(timeout=0.5)
+            assert not made.deliver()
     assert len(warnings_of(caplog)) == 3
 
 
@@ -372,7 +378,7 @@ def test_the_exporters_of_opentelemetry_are_quiet_in_our_hands_and_loud_in_other
         ours.add_span_processor(SpanBatches(OTLPSpanExporter(endpoint=target, timeout=1)))
         with ours.get_tracer("test").start_as_current_span("a"):
             pass
-        assert not ours.force_flush(5_000)
+        assert not ours.force_flush(60_000)
         (said,) = warnings_of(caplog)
         assert said.startswith("spans cannot be delivered to OTLPSpanExporter: Failed to export traces")
         caplog.clear()

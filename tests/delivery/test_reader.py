@@ -38,7 +38,7 @@ class Recording(MetricExporter):
         self.most_at_once = max(self.most_at_once, self._now)
         self.contexts.append((get_value(REQUEST), get_value(_SUPPRESS_INSTRUMENTATION_KEY)))
         (point,) = metrics_data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-        self.hold.wait(20)
+        self.hold.wait(120)
         self.values.append(point.value)  # type: ignore[union-attr]
         self._now -= 1
         if self.error is not None:
@@ -50,7 +50,7 @@ class Recording(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         self.closed += 1
-        self.hold.wait(20)
+        self.hold.wait(120)
 
 
 class Measured:
@@ -95,7 +95,7 @@ def test_no_thread_runs_before_the_start_and_none_after_the_end(measured: Any) -
 def test_a_reader_that_was_never_started_exports_nothing_at_its_end(measured: Any) -> None:
     made = measured()
     made.counter.add(1)
-    assert deliver([made.reader], closing=True, timeout=3)
+    assert deliver([made.reader], closing=True, timeout=60)
     assert made.exporter.values == []
     assert made.exporter.closed == 1
 
@@ -164,9 +164,9 @@ def test_a_flush_and_an_end_are_bounded_though_the_exporter_hangs(
     started = time.monotonic()
     assert not made.reader.force_flush(timeout_millis=200)
     assert not deliver([made.reader], closing=True, timeout=0.3)
-    assert not deliver([made.reader], closing=True, timeout=5)
+    assert not deliver([made.reader], closing=True, timeout=60)
     made.provider.shutdown()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     assert lost()["metric points"] == before + 1
     assert [record.getMessage() for record in caplog.records if "not delivered" in record.getMessage()] == [
         "not delivered at the end, for which there are 0.3 s: 1 metric points"
@@ -189,7 +189,7 @@ def test_an_end_may_be_asked_for_again_and_by_several_threads(measured: Any) -> 
     made.reader.start()
     answers: list[bool] = []
     callers = [
-        threading.Thread(target=lambda: answers.append(deliver([made.reader], closing=True, timeout=3)))
+        threading.Thread(target=lambda: answers.append(deliver([made.reader], closing=True, timeout=60)))
         for _ in range(5)
     ]
     for caller in callers:
@@ -230,6 +230,8 @@ def test_a_renewed_reader_has_the_exporter_and_the_old_one_exports_no_more(measu
 
 
 def test_a_foreign_part_is_flushed_and_ended_within_the_deadline() -> None:
+    go_on = threading.Event()
+
     class Part:
         def __init__(self, hang: bool) -> None:
             self.hang = hang
@@ -238,7 +240,7 @@ def test_a_foreign_part_is_flushed_and_ended_within_the_deadline() -> None:
         def force_flush(self, timeout_millis: int = 1) -> bool:
             self.asked.append("flush")
             if self.hang:
-                time.sleep(5)
+                go_on.wait(120)
             return True
 
         def shutdown(self) -> None:
@@ -247,10 +249,11 @@ def test_a_foreign_part_is_flushed_and_ended_within_the_deadline() -> None:
                 raise OSError("no disk")
 
     good, bad = Part(False), Part(True)
-    assert deliver([good], closing=False, timeout=1)
-    assert deliver([good], closing=True, timeout=1)
+    assert deliver([good], closing=False, timeout=60)
+    assert deliver([good], closing=True, timeout=60)
     assert good.asked == ["flush", "shutdown"]
     started = time.monotonic()
     assert not deliver([good, bad], closing=False, timeout=0.2)
     assert not deliver([object(), bad], closing=True, timeout=0.2)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 60
+    go_on.set()

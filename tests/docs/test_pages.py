@@ -53,7 +53,7 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     for signal in ("METRICS", "TRACES", "LOGS"):
         environment[f"OTEL_{signal}_EXPORTER"] = "none"
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", str(program)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 
@@ -181,7 +181,7 @@ def test_the_messages_explained_are_the_ones_in_the_sources() -> None:
             assert piece.strip() in sources, message
 
 
-@pytest.mark.parametrize("folder", ["", "settings", "metrics", "delivery", "exporters", "local"])
+@pytest.mark.parametrize("folder", ["", "settings", "metrics", "delivery", "exporters", "run", "local"])
 def test_the_map_of_the_sources_names_every_module(folder: str) -> None:
     modules = {path.name for path in (ROOT / "src/clew" / folder).glob("*.py") if path.name != "__init__.py"}
     assert [name for name in sorted(modules) if f"`{name}`" not in PAGES["CONTRIBUTING.md"]] == []

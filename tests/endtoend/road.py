@@ -83,7 +83,7 @@ class Collector:
     def stop(self) -> None:
         """Asks it to end, which it does after it has passed on what it holds."""
         if self._program is not None:
-            status = self._program.stop(timeout=30)
+            status = self._program.stop()
             assert status == 0, self._program.log()[-4000:]
 
 
@@ -140,7 +140,7 @@ def open_road(parts: Parts, folder: Path, protocol: Protocol, **settings: str) -
 def ask(*arguments: str) -> dict[str, Any]:
     """What ``clew`` answers to a machine."""
     answer = subprocess.run(
-        [*CLEW, *arguments, "--format", "json"], capture_output=True, text=True, check=False, timeout=60
+        [*CLEW, *arguments, "--format", "json"], capture_output=True, text=True, check=False, timeout=180
     )
     assert answer.returncode == 0, answer.stderr
     return dict(json.loads(answer.stdout))

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.real
 
 ENDS = ("201", "402", "409", "500", "503")
 BUCKETS = '{__name__=~"(operation|http_server_request)_duration_seconds_bucket"}'
+CLOCKS_DIFFER = 0.005
+"""In seconds: spans are timed by the clock on the wall, all else by one that nobody sets."""
 HTTP_LABELS = ("http_request_method", "http_route", "http_response_status_code", "error_type")
 
 
@@ -150,4 +152,6 @@ def test_a_request_that_prometheus_names_is_followed_through_all_services(day: D
         (service, kind) for service in ("front", "payments", "worker") for kind in ("log", "span")
     }
     [span] = [event for event in events if event["text"] == "check out"]
-    assert span["duration"] == pytest.approx(float(slowest["value"]), abs=0.005)
+    [waited] = [one.duration for one in day.sent.requests if one.request_id == slowest["labels"]["request_id"]]
+    # what is measured lies inside the span, and the span inside what the customer waited
+    assert float(slowest["value"]) - CLOCKS_DIFFER < span["duration"] < waited + CLOCKS_DIFFER

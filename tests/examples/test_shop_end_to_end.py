@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from shop.running import CLEW, PAYMENTS_INSTANCES, RunningShop, local_collector,
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "shop" / "demo.py"
 CHECKOUT = "POST /carts/{cart_id}/checkout"
+CLOCKS_DIFFER = 0.005
+"""In seconds: spans are timed by the clock on the wall, all else by one that nobody sets."""
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Day:
 
 def ask(*arguments: str) -> dict[str, Any]:
     answer = subprocess.run(
-        [*CLEW, *arguments, "--format", "json"], capture_output=True, text=True, check=False, timeout=60
+        [*CLEW, *arguments, "--format", "json"], capture_output=True, text=True, check=False, timeout=180
     )
     assert answer.returncode == 0, answer.stderr
     return dict(json.loads(answer.stdout))
@@ -122,10 +126,14 @@ def test_every_request_is_in_the_front_s_log_under_the_name_that_its_customer_wa
     assert all((request.request_id or "").startswith("app-1-") == request.was_named for request in day.sent.requests)
 
 
-def test_the_slowest_checkout_of_the_report_is_one_of_the_slowest_that_the_customers_saw(day: Day) -> None:
-    checkouts = [request for request in day.sent.requests if request.route == CHECKOUT]
-    slowest = sorted(checkouts, key=lambda request: request.duration, reverse=True)[:3]
-    assert day.operation("front", CHECKOUT)["slowest"][0]["request_id"] in {one.request_id for one in slowest}
+def test_the_slowest_checkout_of_the_report_lasted_longer_than_any_payment_and_not_longer_than_its_customer_waited(
+    day: Day,
+) -> None:
+    with closing(sqlite3.connect(f"file:{day.store}?mode=ro", uri=True)) as store:
+        [(payment,)] = store.execute("SELECT max(end - start) / 1e9 FROM spans WHERE name = 'take payment'")
+    slowest = day.operation("front", CHECKOUT)["slowest"][0]
+    [waited] = [one.duration for one in day.sent.requests if one.request_id == slowest["request_id"]]
+    assert payment - CLOCKS_DIFFER < slowest["duration"] < waited + CLOCKS_DIFFER
 
 
 def test_a_paid_checkout_is_followed_through_all_three_services_by_spans_and_log_lines(day: Day) -> None:
@@ -171,7 +179,7 @@ def test_the_demo_runs_to_its_end_and_counts_exactly() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=300,
     )
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "Sent by the customers: 200. Counted by clew at the front: 200." in demo.stdout

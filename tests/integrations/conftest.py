@@ -20,6 +20,7 @@ def own_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test configures for request IDs is not there in the next."""
     for name, value in (("header", "X-Request-ID"), ("attribute", "request_id"), ("trust", True), ("hosts", None)):
         monkeypatch.setattr(policy, name, value)
+    monkeypatch.setattr(policy, "baggage", False)
     monkeypatch.setattr(diagnostics, "_said", set())
 
 

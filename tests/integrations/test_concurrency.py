@@ -122,7 +122,7 @@ def test_each_task_of_a_pool_of_processes_is_in_the_request_that_submitted_it(me
         second = pool.submit(current)
         with clew.request("three"):
             third = list(pool.map(current, range(2)))
-        assert (first.result(30), second.result(30), third) == ("one", None, ["three", "three"])
+        assert (first.result(60), second.result(60), third) == ("one", None, ["three", "three"])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -132,9 +132,9 @@ def test_a_process_that_is_started_inside_a_request_carries_it(method: str) -> N
     with clew.request("abc"):
         process = context.Process(target=tell, args=(sender,))
         process.start()
-    assert receiver.poll(30)
+    assert receiver.poll(60)
     assert receiver.recv() == "abc"
-    process.join(30)
+    process.join(60)
     assert process.exitcode == 0
 
 
@@ -143,9 +143,9 @@ def test_a_process_class_of_one_s_own_carries_it_too() -> None:
     with clew.request("abc"):
         process = Teller(sender)
         process.start()
-    assert receiver.poll(30)
+    assert receiver.poll(60)
     assert receiver.recv() == "abc"
-    process.join(30)
+    process.join(60)
 
 
 @pytest.mark.parametrize("kind", ["threads", "fork"])
@@ -156,12 +156,12 @@ def test_pools_of_multiprocessing_carry_it(kind: str) -> None:
         with clew.request("abc"):
             found = [
                 pool.apply(current),
-                pool.apply_async(func=current).get(30),
+                pool.apply_async(func=current).get(60),
                 *pool.map(current, [1]),
                 *pool.starmap(current, [(1, 2)]),
                 *pool.imap(current, [1]),
                 *pool.imap_unordered(current, [1]),
-                *pool.map_async(current, [1]).get(30),
+                *pool.map_async(current, [1]).get(60),
             ]
         assert found == ["abc"] * 7
         assert pool.apply(current) is None

@@ -72,13 +72,13 @@ def gunicorn(
         process = subprocess.Popen([*command, "shop_application:application"], cwd=folder, stderr=file, stdout=file)
         try:
             listening = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
-            wait_until(lambda: "Booting worker" in output.read_text(), "gunicorn has not started", 30)
+            wait_until(lambda: "Booting worker" in output.read_text(), "gunicorn has not started")
             found = listening.search(output.read_text())
             assert found
             yield Address("127.0.0.1", int(found[1])), output
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def lines(output: Path, logger: str, holding: str) -> list[str]:

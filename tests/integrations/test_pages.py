@@ -17,7 +17,9 @@ NEEDS = re.compile(r"<!-- needs: (.*) -->")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 SHARED = {
+    "everywhere",
     "grpc_client",
+    "holding",
     "http_metrics",
     "incoming",
     "log_translation",
@@ -38,7 +40,7 @@ def test_the_example_of_a_page_runs(page: str) -> None:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     code = "\n".join(BLOCK.findall(text))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
 
 

@@ -189,7 +189,7 @@ def test_what_the_server_logs_about_a_failed_request_has_its_id(
     caplog.handler.addFilter(RequestIdFilter())
     try:
         assert address.get("/", ("X-Request-ID", "abc")).status == 500
-        wait_until(lambda: caplog.records, "uvicorn has logged nothing")
+        wait_until(lambda: "uvicorn.error" in [record.name for record in caplog.records], "uvicorn has logged nothing")
     finally:
         caplog.handler.filters.clear()
     (found,) = [record for record in caplog.records if record.name == "uvicorn.error"]

@@ -160,7 +160,7 @@ metrics.set_meter_provider(
 )
 telemetry = clew.configure()
 work()
-assert telemetry.force_flush()
+assert telemetry.force_flush(60)
 os._exit(0)
 """,
         http.port,

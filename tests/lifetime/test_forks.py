@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from lifetime.conftest import SLACK
+from delivery.listeners import eventually
+from lifetime.conftest import PROMPTLY
 from lifetime.receiver import instances, logs, points, spans, totals
+from lifetime.test_exit import all_three_signals_arrived
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
@@ -31,7 +34,7 @@ def exact(endpoint: Any, *expected: int) -> None:
         assert sorted(by_instance.values()) == sorted(expected)
 
 
-@pytest.mark.parametrize("end", ["sys.exit(0)", "telemetry.force_flush(); os._exit(0)"])
+@pytest.mark.parametrize("end", ["sys.exit(0)", "telemetry.force_flush(60); os._exit(0)"])
 def test_a_forked_child_sends_its_own_and_the_parent_its_own(end: str, run: Callable[..., Any], http: Any) -> None:
     run(
         START
@@ -50,14 +53,16 @@ work()
     assert len(instances(http)) == 2
 
 
-def test_a_child_that_ends_at_once_has_sent_what_its_interval_was_over_for(run: Callable[..., Any], http: Any) -> None:
-    run(
+def test_a_child_that_ends_at_once_has_sent_what_its_interval_was_over_for(
+    start: Callable[..., Any], http: Any, tmp_path: Path
+) -> None:
+    program = start(
         START
         + """
 child = os.fork()
 if child == 0:
     work()
-    time.sleep(0.6)
+    while not os.path.exists("arrived"): time.sleep(0.01)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """,
@@ -66,6 +71,9 @@ assert os.waitpid(child, 0)[1] == 0
         OTEL_BSP_SCHEDULE_DELAY="100",
         OTEL_BLRP_SCHEDULE_DELAY="100",
     )
+    eventually(lambda: all_three_signals_arrived(http))
+    (tmp_path / "arrived").touch()
+    assert program.end() == 0, program.errors
     exact(http, 1)
 
 
@@ -177,7 +185,7 @@ def outer():
 child = outer()
 if child: os.waitpid(child, 0)
 with clew.measure("after"):
-    telemetry.force_flush()
+    telemetry.force_flush(60)
 """,
         http.port,
     )
@@ -199,7 +207,7 @@ FORKS_WHILE = """
 entered = threading.Event()
 {blocks}
 threading.Thread(target=telemetry.force_flush, daemon=True).start()
-assert entered.wait(10)
+assert entered.wait(60)
 child = os.fork()
 if child == 0:
     blocking = False
@@ -242,7 +250,7 @@ def test_a_fork_while_the_parent_is_at_it_leaves_a_child_that_works(
     program = run(START + FORKS_WHILE.format(blocks=blocks), http.port)
     exact(http, 2, 1)
     assert program.told("ENDING")
-    assert program.ending < 3.0 + SLACK
+    assert program.ending < PROMPTLY
 
 
 def test_forks_while_the_first_export_imports_what_it_needs_leave_children_that_work(
@@ -265,7 +273,6 @@ for child in children: assert os.waitpid(child, 0)[1] == 0
 """,
         endpoint.port,
         OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
-        CLEW_SHUTDOWN_TIMEOUT="10",
     )
     lost = program.errors.count("not delivered at the end")
     assert lost == 0 or protocol == "grpc"  # a child forked during a call of gRPC has to do without it, and says so
@@ -302,7 +309,6 @@ for child in children: assert os.waitpid(child, 0)[1] == 0
 for thread in threads: thread.join()
 """,
         http.port,
-        CLEW_SHUTDOWN_TIMEOUT="10",
     )
     mine = totals(http, "mine")
     assert list(mine.values()) == [1] * 8
@@ -313,5 +319,7 @@ for thread in threads: thread.join()
 
 
 def test_a_child_forked_after_the_shutdown_sends_nothing(run: Callable[..., Any], http: Any) -> None:
-    run(START + "work()\ntelemetry.shutdown()\nchild = os.fork()\nwork()\nif child: os.waitpid(child, 0)\n", http.port)
+    run(
+        START + "work()\ntelemetry.shutdown(60)\nchild = os.fork()\nwork()\nif child: os.waitpid(child, 0)\n", http.port
+    )
     exact(http, 1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -48,16 +48,15 @@ plain = metrics.get_meter("library").create_counter("plain")
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def port_of(program: Any) -> int:
+    """The port that a server, told to choose, says it listens on."""
+    said = r"(?:Listening at:|Uvicorn running on) http://127\.0\.0\.1:(\d+)"
+    return int(eventually(lambda: re.search(said, program.errors))[1])
 
 
 def ask(port: int) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
             text: str = answer.read().decode()
             return text
     except OSError:
@@ -66,7 +65,7 @@ def ask(port: int) -> str:
 
 def ask_often(port: int) -> list[str]:
     """Ask until there is an answer, then many times at once; return who answered each time."""
-    first = eventually(lambda: ask(port), 20)
+    first = eventually(lambda: ask(port))
     with ThreadPoolExecutor(8) as askers:
         answers = [first, *askers.map(ask, [port] * 39)]
     assert all(answers)
@@ -86,15 +85,14 @@ def exactly(endpoint: Any, answers: list[str]) -> None:
 @pytest.mark.parametrize("preload", [False, True], ids=["workers configure", "the parent configures"])
 def test_gunicorn(worker: str, preload: bool, start: Callable[..., Any], http: Any) -> None:
     pytest.importorskip("gunicorn")
-    port = free_port()
     program = start(
         WSGI + CONFIGURED,
         http.port,
-        GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{port} --workers 2 --threads 2 --worker-class {worker}"
+        GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:0 --workers 2 --threads 2 --worker-class {worker} --timeout 90"
         f"{' --preload' if preload else ''} --no-control-socket",
         command=(sys.executable, "-m", "gunicorn", "program0:application"),
     )
-    answers = ask_often(port)
+    answers = ask_often(port_of(program))
     program.signal(signal.SIGTERM)
     assert program.end() == 0, program.errors
     exactly(http, answers)
@@ -102,18 +100,17 @@ def test_gunicorn(worker: str, preload: bool, start: Callable[..., Any], http: A
 
 def test_uvicorn_with_workers(start: Callable[..., Any], http: Any) -> None:
     pytest.importorskip("uvicorn")
-    port = free_port()
     program = start(
         ASGI
         + CONFIGURED
-        + f"""
+        + """
 if __name__ == "__main__":
     import uvicorn
-    uvicorn.run("program0:application", port={port}, workers=2)
+    uvicorn.run("program0:application", port=0, workers=2, timeout_worker_healthcheck=90)
 """,
         http.port,
     )
-    answers = ask_often(port)
+    answers = ask_often(port_of(program))
     program.signal(signal.SIGTERM)
     program.end()
     exactly(http, answers)
@@ -121,18 +118,18 @@ if __name__ == "__main__":
 
 def test_uvicorn_in_one_process(start: Callable[..., Any], http: Any) -> None:
     pytest.importorskip("uvicorn")
-    port = free_port()
     program = start(
         ASGI
         + CONFIGURED
-        + f"""
+        + """
 if __name__ == "__main__":
     import uvicorn
-    uvicorn.run(application, port={port})
+    uvicorn.run(application, port=0)
 """,
         http.port,
     )
-    eventually(lambda: ask(port), 20)
+    port = port_of(program)
+    eventually(lambda: ask(port))
     program.signal(signal.SIGTERM)
     program.end()
     for name in COUNTERS:

@@ -31,7 +31,7 @@ from clew.local.writer import Writer
 
 SECOND = 10**9
 CLEW = (sys.executable, "-m", "clew.cli")
-DEADLINE = 20.0
+DEADLINE = 60.0
 PROTOBUF = "application/x-protobuf"
 
 
@@ -282,7 +282,7 @@ def clew() -> Callable[..., Answer]:
 
     def run(*arguments: object) -> Answer:
         if arguments[:1] == ("local",):
-            done = subprocess.run([*CLEW, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([*CLEW, *map(str, arguments)], capture_output=True, text=True, timeout=120)
             return Answer(done.returncode, done.stdout, done.stderr)
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

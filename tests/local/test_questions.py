@@ -91,6 +91,25 @@ def test_an_exemplar_without_a_request_id_takes_that_of_its_span(stored, ask, ex
     assert ask("report")["operations"][0]["slowest"][0]["request_id"] == "from-span"
 
 
+@pytest.mark.parametrize("delta", [False, True], ids=["cumulative", "delta"])
+def test_the_first_call_of_a_series_is_shown_though_the_series_began_a_moment_after_it(
+    stored, ask, exports, now, delta
+):
+    start = now - MINUTE  # the SDK begins a series when it stores its first value, which was measured before
+    message = exports.histogram(
+        [0.5],
+        at=now,
+        start=start,
+        delta=delta,
+        attributes={"operation.name": "checkout", "error.type": "Declined"},
+        exemplars=[(0.5, start - 40_000, "the-first")],
+    )
+    stored.send(message)
+    (one,) = ask("report")["operations"]
+    assert [each["request_id"] for each in one["slowest"]] == ["the-first"]
+    assert [each["request_id"] for each in one["failed"]] == ["the-first"]
+
+
 def hours(exports, end, *, calls, slower=1.0, failing=0, instance="1", seed=0):
     """An hour of exports, one every 15 s, with `calls` in each; every seventh export twice as many."""
     chance = random.Random(seed)
@@ -581,7 +600,7 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback(stored, exports, now):
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_missing_package_is_named_with_what_installs_it(clew, tmp_path):

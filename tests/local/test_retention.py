@@ -28,7 +28,7 @@ def keep(tmp_path):
         store = WritableStore(tmp_path / "clew.sqlite")
         writer = Writer(store, Retention(None, limit, said.append), said.append)
         for rows, message in pairs:
-            writer.write(rows(message, "request_id")).result(10)
+            writer.write(rows(message, "request_id")).result(60)
         writer.close()
         tables = ("log_lines", "spans", "exemplars", "points", "series")
         counts = {table: store.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}

@@ -164,7 +164,7 @@ def test_the_locks_that_another_thread_may_have_held_are_made_anew_for_a_child(p
         done.set()
 
     threading.Thread(target=use, daemon=True).start()
-    assert done.wait(5)
+    assert done.wait(60)
 
 
 def test_tracer_and_logger_providers_take_the_attributes_of_a_child() -> None:

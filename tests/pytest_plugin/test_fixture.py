@@ -320,7 +320,7 @@ def test_what_belongs_to_a_request_of_an_earlier_test_is_left_out(run: Run) -> N
 
         def outlive():
             with clew.request("r-17"):
-                go.wait(30)
+                go.wait(90)
                 with clew.measure("late", span=True):
                     logging.getLogger("shop").info("late")
                 clew.counter("late").add(1)
@@ -336,7 +336,7 @@ def test_what_belongs_to_a_request_of_an_earlier_test_is_left_out(run: Run) -> N
 
         def test_has_requests_of_the_same_name(opened, telemetry):
             go.set()
-            assert over.wait(30)
+            assert over.wait(90)
             with clew.request("r-17"):
                 with clew.measure("mine", span=True):
                     logging.getLogger("shop").info("mine")
@@ -465,3 +465,28 @@ def test_capturing_works_without_pytest_too() -> None:
 def test_the_example_of_the_page_passes(run: Run) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "testing.md").read_text()
     run(page.partition("```python\n")[2].partition("```")[0]).assert_outcomes(passed=2)
+
+
+def test_the_canonical_line_is_there_and_no_record_is_held_in_a_test(run: Run) -> None:
+    done = run(
+        """
+        import clew, logging, shop
+
+        def test_lines(telemetry):
+            clew.configure(logs="interesting", logs_canonical=True)
+            with clew.request("r-17"):
+                shop.checkout(["tea"])
+                assert telemetry.request("r-17").texts == ["charging 1"]
+            line = telemetry.request("r-17").log_lines[-1]
+            assert line.logger == "clew.canonical"
+            assert line.text.startswith("checkout succeeded")
+
+        def test_the_next_test_has_none(telemetry):
+            with clew.request("r-18"):
+                shop.checkout(["tea"])
+            assert telemetry.request("r-18").texts == ["charging 1"]
+            assert logging.getLogger("clew.canonical").level == logging.NOTSET
+        """,
+        shop=SHOP,
+    )
+    done.assert_outcomes(passed=2)

@@ -367,14 +367,21 @@ def test_a_wrong_keyword_argument_is_a_problem_too(name: str, value: object, all
     assert allowed in said
 
 
+def test_functions_are_named_by_module_and_name() -> None:
+    expected = ("shop.orders:*", "shop.db:query", "shop.db:Store.get")
+    assert load(CLEW_MEASURE=" shop.orders:* ,shop.db:query, shop.db:Store.get,").measure == expected
+    assert load_settings({}, measure=list(expected)).measure == expected
+    assert load().measure == load(CLEW_MEASURE=" ").measure == ()
+
+
 @pytest.mark.parametrize(
-    "name", ["CLEW_MEASURE", "CLEW_LOGS", "CLEW_LOGS_SLOW", "CLEW_LOGS_SHARE", "CLEW_LOGS_CANONICAL"]
+    "text",
+    ["shop", "shop:", ":query", "shop:que*", "shop:*.get", "shop..db:query", "shop:a:b", "sho p:query", ",", "1:f"],
 )
-def test_what_this_version_does_not_do_cannot_be_asked_for(name: str) -> None:
-    assert problems({name: "1"}) == [f"{name} is not supported by this version; allowed: to leave it unset"]
-    assert load(**{name: ""}).strict
-    with pytest.raises(TypeError, match="no settings: "):
-        load_settings({}, **{name.removeprefix("CLEW_").lower(): True})
+def test_what_names_no_function_is_refused(text: str) -> None:
+    (said,) = problems({"CLEW_MEASURE": f"shop.orders:*,{text}" if text != "," else text})
+    assert said.startswith("CLEW_MEASURE is ")
+    assert "shop.orders:*,shop.db:query,shop.db:Store.get" in said
 
 
 def test_a_keyword_argument_that_is_no_setting_is_a_type_error() -> None:

@@ -363,7 +363,9 @@ clew.configure(
     request_id_attribute="correlation_id",
     trust_request_id=False,
     request_id_hosts=["shop.example", ".internal:8080"],
+    request_id_baggage=True,
     expected=(OutOfStockError, "django.http.Http404"),
+    measure="shop.orders:*,shop.db:query",
     spans=True,
     attribute_sets=50,
     shutdown_timeout=1.5,
@@ -376,7 +378,8 @@ clew.configure(span=True)  # type: ignore[call-arg]
 clew.configure(spans="yes")  # type: ignore[arg-type]
 clew.configure(expected=int)  # type: ignore[arg-type]
 clew.configure(strict="no")  # type: ignore[arg-type]
-clew.configure(logs="interesting")  # type: ignore[call-arg]
+clew.configure(logs="interesting", logs_slow=0.5, logs_share=0.01, logs_canonical=True)
+clew.configure(logs_share="all")  # type: ignore[arg-type]
 clew.configure(resource="shop")  # type: ignore[arg-type]
 
 try:

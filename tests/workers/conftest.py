@@ -159,6 +159,7 @@ def start(tmp_path: Path, redis_url: str, endpoint: Endpoint) -> Iterator[Callab
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_SERVICE_NAME": "worker",
+            "CLEW_SHUTDOWN_TIMEOUT": "60",  # what arrives does not depend on how busy the machine is
             "PYTHONPATH": str(tmp_path),
             **variables,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,7 +195,7 @@ def test_handlers_that_leave_a_context_behind_do_not_reach_the_next_task(tasks: 
         for name in ("r-1", "r-2"):
             with clew.request(name):
                 result = tasks.look.delay()
-            assert result.get(10) == name
+            assert result.get(90) == name
     finally:
         celery.signals.task_prerun.disconnect(before)
         celery.signals.task_postrun.disconnect(after)
@@ -216,32 +217,36 @@ def test_a_handler_that_attaches_an_empty_context_does_not_take_the_request_away
     celery.signals.task_postrun.connect(after)
     try:
         with clew.request("r-1"):
-            assert tasks.look.delay().get(10) == "r-1"
+            assert tasks.look.delay().get(90) == "r-1"
     finally:
         celery.signals.task_prerun.disconnect(before)
         celery.signals.task_postrun.disconnect(after)
 
 
 def test_a_message_read_inside_a_request_is_not_that_request(tasks: Tasks) -> None:
-    found = tasks.look.delay().get(10)
+    found = tasks.look.delay().get(90)
     assert is_valid(found)
     assert found != "of-the-worker"
 
 
 def test_waiting_for_its_time_is_not_waiting_in_a_queue(tasks: Tasks, recorded: Recorded) -> None:
+    began = time.time()
     with clew.request("r-1"):
-        assert tasks.look.apply_async(countdown=1).get(10) == "r-1"
+        assert tasks.look.apply_async(countdown=1).get(90) == "r-1"
+    elapsed = time.time() - began
     (point,) = recorded.points("operation.time_in_queue")
     assert dict(point.attributes) == {
         "operation.name": "look",
         "messaging.destination.name": "orders",
     }
     assert point.count == 1
-    assert point.sum < 0.9
+    assert point.sum < elapsed - 0.99
     assert [exemplar.filtered_attributes["request_id"] for exemplar in point.exemplars] == ["r-1"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     found=st.one_of(st.none(), st.integers(), st.text(max_size=200), st.lists(st.text(max_size=5), max_size=2)),
     sent=st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5), st.integers()),
@@ -287,10 +292,10 @@ def test_the_id_goes_only_to_brokers_that_may_have_it(
 def test_headers_of_the_caller_are_not_changed(tasks: Tasks) -> None:
     headers = {"tenant": "acme"}
     with clew.request("r-1"):
-        assert tasks.look.apply_async(headers=headers).get(10) == "r-1"
+        assert tasks.look.apply_async(headers=headers).get(90) == "r-1"
     assert headers == {"tenant": "acme"}
 
 
 def test_it_works_without_telemetry(tasks: Tasks) -> None:
     with clew.request("r-1"):
-        assert tasks.look.delay().get(10) == "r-1"
+        assert tasks.look.delay().get(90) == "r-1"

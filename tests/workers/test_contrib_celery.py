@@ -64,7 +64,7 @@ def run_spans(recorded: Recorded) -> list[Any]:
 
 def test_the_run_its_span_and_both_metrics_have_the_id_of_who_sent_it(measured: Recorded, app: Any) -> None:
     with clew.request("r-1"):
-        assert app.tasks["who"].delay().get(10) == "r-1"
+        assert app.tasks["who"].delay().get(90) == "r-1"
     eventually(lambda: run_spans(measured), what="contrib has ended its span")
     (span,) = run_spans(measured)
     assert span.attributes["request_id"] == "r-1"
@@ -84,7 +84,7 @@ def test_the_run_its_span_and_both_metrics_have_the_id_of_who_sent_it(measured: 
 def test_an_id_made_for_the_run_is_on_what_contrib_records(found: str | None, measured: Recorded, app: Any) -> None:
     headers = None if found is None else {"X-Request-ID": found}
     replaced = diagnostics.counts().get("request_id.replaced", 0)
-    made = app.tasks["who"].apply_async(headers=headers).get(10)
+    made = app.tasks["who"].apply_async(headers=headers).get(90)
     assert is_valid(made)
     eventually(lambda: run_spans(measured), what="contrib has ended its span")
     assert run_spans(measured)[0].attributes["request_id"] == made
@@ -98,7 +98,7 @@ def test_where_no_ids_are_trusted_both_have_the_fresh_one(
 ) -> None:
     monkeypatch.setattr(policy, "trust", False)
     with clew.request("r-1"):
-        made = app.tasks["who"].delay().get(10)
+        made = app.tasks["who"].delay().get(90)
     assert made != "r-1"
     eventually(lambda: run_spans(measured), what="contrib has ended its span")
     assert run_spans(measured)[0].attributes["request_id"] == made
@@ -107,5 +107,5 @@ def test_where_no_ids_are_trusted_both_have_the_fresh_one(
 def test_the_tasks_of_a_chain_are_of_one_request(measured: Recorded, app: Any) -> None:
     who = app.tasks["who"]
     with clew.request("r-1"):
-        assert (who.si() | who.si() | who.si()).apply_async().get(10) == "r-1"
+        assert (who.si() | who.si() | who.si()).apply_async().get(90) == "r-1"
     assert measured.calls("who") == {None: 3}

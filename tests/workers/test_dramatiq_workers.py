@@ -79,7 +79,7 @@ def send(redis_url: str) -> Iterator[Callable[..., Any]]:
             self.message = message
 
         def result(self) -> Any:
-            return backend.get_result(self.message, block=True, timeout=30_000)
+            return backend.get_result(self.message, block=True, timeout=90_000)
 
     def enqueue(actor: str, *args: Any, delay: int | None = None, **options: Any) -> Sent:
         message: Any = dramatiq.Message("default", actor, args, {}, options)
@@ -134,7 +134,8 @@ def test_workers_carry_the_request_and_count_exactly(
     assert len(set(names)) == 2
     assert all(name and "\n" not in name and not name.startswith("r-") for name in names)
 
-    eventually(lambda: "no such order" in program.log(), what="the failing actor has run")
+    for error in ("LookupError", "KeyError"):
+        eventually(lambda error=error: error in program.log(), what=f"the actor has failed with {error}")
     assert program.stop() == 0
     assert endpoint.runs() == {
         "who": {None: 10},
@@ -146,7 +147,7 @@ def test_workers_carry_the_request_and_count_exactly(
     assert {name: count for name, (count, _) in endpoint.waited().items()} == {
         name: sum(by_type.values()) for name, by_type in endpoint.runs().items()
     }
-    assert 0.3 < endpoint.waited()["who"][1] < waited + 20
+    assert 0.3 < endpoint.waited()["who"][1] < waited + 90
     assert endpoint.request_ids("flaky") == {"r-retry"}
     assert endpoint.request_ids("failing") == {"r-fail"}
     assert endpoint.request_ids("who_async", "operation.time_in_queue") == {"r-1"}

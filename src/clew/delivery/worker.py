@@ -95,6 +95,10 @@ class Worker:
             return True  # somebody else is at it
         try:
             if self._thread is None:
+                if type(self._orders) is not queue.SimpleQueue:
+                    # gevent has patched the interpreter since: what waits in the old one would keep all others waiting
+                    self._orders = queue.SimpleQueue()
+                    self._working = threading.Lock()
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread

@@ -15,6 +15,7 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, Literal, TypeVar, cast
 
+from clew.integrations.everywhere import patch
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.measured import AIOHTTP, Measurers, aiohttp_measures
@@ -29,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.aiohttp needs aiohttp: pip install 'clew[aiohttp]'") from error
 
-__all__ = ["instrument"]
+__all__ = ["instrument", "instrument_all"]
 
 Target = TypeVar("Target")
 
@@ -99,6 +100,32 @@ def instrument(
     return target
 
 
+def instrument_all() -> None:
+    """Instrument every application when it starts, and every client session that is made from now on.
+
+    Applications have the middleware with its defaults. One that `instrument` is called for goes by that alone.
+    """
+    patch(_web.Application, "pre_freeze", _pre_freeze)
+    patch(_aiohttp.ClientSession, "__init__", _made_session)
+
+
+def _pre_freeze(pre_freeze: Callable[[Any], None]) -> Callable[[Any], None]:
+    def pre_freeze_instrumented(self: Any) -> None:
+        if not self.frozen and not any(isinstance(found, _Middleware) for found in self.middlewares):
+            instrument(self)
+        pre_freeze(self)
+
+    return pre_freeze_instrumented
+
+
+def _made_session(make: Callable[..., None]) -> Callable[..., None]:
+    def make_instrumented(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        _instrument_session(self)
+
+    return make_instrumented
+
+
 # the server
 
 
@@ -118,7 +145,7 @@ class _Middleware:
             return await handler(request)
         _make_known(request)
         request_id = self._incoming.choose(request.headers.get)
-        served = Served(request_id, request, request.raw_headers)
+        served = Served(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
         measurement = self._measured(request, inspect.currentframe())
         response: Any = None
         error: BaseException | None = None
@@ -137,12 +164,16 @@ class _Middleware:
             is_failure = _is_failure(request, error)
             if measurement is not None:
                 _end(measurement, served, request, status, error, is_failure=is_failure)
+            if served.is_followed:
+                served.end(
+                    error=error if is_failure else None, status=status, method=request.method, route=_route(request)
+                )
             failed = status is not None and status >= 500
             served.leave(error if is_failure else None, str(status) if failed else None)
             error = None
 
     def _measured(self, request: Any, frame: FrameType | None) -> HttpMeasurement | None:
-        if self._metrics is False or request.headers.get("Upgrade", "").lower() == "websocket":
+        if self._metrics is False or _is_websocket(request):
             return None
         try:
             instruments = _instruments.get()
@@ -205,6 +236,10 @@ def _end(
         )
     except Exception as trouble:
         not_measured(trouble)
+
+
+def _is_websocket(request: Any) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"  # type: ignore[no-any-return]
 
 
 def _route(request: Any) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache
 from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from opentelemetry.context import get_current
 
@@ -19,7 +20,7 @@ from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not
 from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.routes import route_template
 from clew.integrations.served import Served, is_served
-from clew.propagator import RawHeaders
+from clew.propagator import CARRIER_KEY
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -91,13 +92,18 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one connection."""
-        if scope["type"] not in ("http", "websocket") or is_served(scope) or self._ignores(scope):
+        kind = scope["type"]
+        if (
+            (kind != "http" and kind != "websocket")
+            or (CARRIER_KEY in scope and is_served(scope))
+            or (self._ignore and self._ignores(scope))
+        ):
             await self.app(scope, receive, send)
             return
         call = _Call(self._incoming, scope, receive, send)
         if self._update_request_headers:
             call.update_request_headers()
-        if scope["type"] == "http" and self._metrics is not False:
+        if self._metrics is not False and kind == "http":
             call.measure(self.app, self._metrics == "auto", inspect.currentframe())
         error: BaseException | None = None
         try:
@@ -113,48 +119,43 @@ class RequestMiddleware:
         return is_ignored(self._ignore, scope, scope.get("path"))
 
 
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    """Return the name of a header as it stands in ASGI messages."""
+    return name.lower().encode("latin-1")
+
+
 class _Call:
     """One connection on its way through the middleware."""
 
-    __slots__ = (
-        "_echo",
-        "_expose",
-        "_has_trailers",
-        "_incoming",
-        "_is_disconnected",
-        "_measurement",
-        "_receive",
-        "_request_id",
-        "_scope",
-        "_send",
-        "_served",
-        "_status",
-    )
+    # What they all begin with stands here, once for all of them.
+    _status: int | None = None
+    _has_trailers = False
+    _is_disconnected = False
+    _measurement: HttpMeasurement | None = None
 
     def __init__(self, options: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
         self._incoming = options
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._status: int | None = None
-        self._has_trailers = False
-        self._is_disconnected = False
-        self._measurement: HttpMeasurement | None = None
-        headers: Any = scope.get("headers")
-        if not isinstance(headers, (list, tuple)):  # any iterable may stand there, and it is read more than once
-            scope["headers"] = headers = list(headers or ())
+        given: Any = scope.get("headers")
+        if not isinstance(given, (list, tuple)):  # any iterable may stand there, and it is read more than once
+            scope["headers"] = list(given or ())
         self._request_id = options.choose(self._header)
-        self._served = Served(self._request_id, scope, cast("RawHeaders", headers))
+        self._served = Served(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
+        self._is_followed = self._served.is_followed
 
     def _header(self, name: str) -> str | None:
-        wanted = name.lower().encode("latin-1")
+        wanted = _field(name)
+        length = len(wanted)
         for key, value in self._scope["headers"]:
-            if key.lower() == wanted:
+            if len(key) == length and key.lower() == wanted:
                 return bytes(value).decode("latin-1")
         return None
 
     def update_request_headers(self) -> None:
-        name = self._incoming.header_names()[0].lower().encode("latin-1")
+        name = _field(self._incoming.header_names()[0])
         kept = [(key, value) for key, value in self._scope["headers"] if key.lower() != name]
         self._scope["headers"] = [*kept, (name, self._request_id.encode("ascii"))]
 
@@ -185,7 +186,8 @@ class _Call:
         kind = message["type"]
         if kind in _STARTS:
             self._status = message.get("status")
-            self._has_trailers = bool(message.get("trailers"))
+            if "trailers" in message:
+                self._has_trailers = bool(message["trailers"])
             message = self._echoed(message)
             if self._measurement is not None:
                 self._measurement.response_starts()
@@ -194,8 +196,8 @@ class _Call:
         except OSError:  # by the ASGI specification: the client has gone
             self._is_disconnected = True
             raise
-        if self._measurement is not None and self._is_last(kind, message):
-            self._end_measurement(sys.exc_info()[1] if self._status is not None and self._status >= 500 else None)
+        if (self._measurement is not None or self._is_followed) and self._is_last(kind, message):
+            self._answered(sys.exc_info()[1] if self._status is not None and self._status >= 500 else None)
 
     def _is_last(self, kind: str, message: Message) -> bool:
         if kind == "http.response.body":
@@ -210,28 +212,40 @@ class _Call:
         name = self._incoming.echo_name()
         if name is None:
             return message
-        key = name.lower().encode("latin-1")
-        headers: list[tuple[bytes, bytes]] = []
-        readable: list[str] = []
-        for header in message.get("headers") or ():
-            if header[0].lower() == key:
-                continue
-            if self._incoming.expose and header[0].lower() == _EXPOSE:
-                readable.append(bytes(header[1]).decode("latin-1"))
-                continue
-            headers.append(header)
+        key = _field(name)
+        length = len(key)
+        headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
+        for header in headers:
+            if len(header[0]) == length and header[0].lower() == key:
+                headers = [header for header in headers if header[0].lower() != key]
+                break
         headers.append((key, self._request_id.encode("ascii")))
         if self._incoming.expose:
+            readable = [bytes(header[1]).decode("latin-1") for header in headers if header[0].lower() == _EXPOSE]
+            headers = [header for header in headers if header[0].lower() != _EXPOSE]
             headers.append((_EXPOSE, exposed(", ".join(readable), name).encode("latin-1")))
         return {**message, "headers": headers}
 
     def end(self, error: BaseException | None) -> None:
         """The application has returned or raised."""
         is_failure = error is not None and not self._is_cut_off(error)
-        if self._measurement is not None:
-            self._end_measurement(error, is_failure)
+        if self._measurement is not None or self._is_followed:
+            self._answered(error, is_failure)
         failed = self._status is not None and self._status >= 500
         self._served.leave(error if is_failure else None, str(self._status) if failed else None)
+
+    def _answered(self, error: BaseException | None, is_failure: bool = True) -> None:
+        """The last part of the body has been sent, or there will be none."""
+        self._end_measurement(error, is_failure)
+        if self._is_followed:
+            is_http = self._scope["type"] == "http"
+            self._served.end(
+                error=error if is_failure else None,
+                status=self._status,
+                name=None if is_http else "websocket",
+                method=self._scope.get("method", "") if is_http else None,
+                route=route_template(self._scope),
+            )
 
     def _is_cut_off(self, error: BaseException) -> bool:
         """Tell whether this is how an application ends whose client has gone."""

@@ -15,6 +15,7 @@ MIDDLEWARE = ["clew.integrations.django.RequestMiddleware", ...]
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 from opentelemetry.context import attach, get_current
 
 from clew.integrations import asgi, wsgi
+from clew.integrations.everywhere import default_of, has_none_by_default, patch
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.measured import Measurers
@@ -35,7 +37,7 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.django needs django: pip install 'clew[django]'") from error
 
-__all__ = ["RequestMiddleware", "instrument"]
+__all__ = ["RequestMiddleware", "instrument", "instrument_all"]
 
 R = TypeVar("R")
 
@@ -69,16 +71,57 @@ def instrument(application: Any, **options: Any) -> Any:
     Raises:
         TypeError, ValueError: `application` is neither of Django's, or a keyword has a value that it does not take.
     """
+    middleware = _around(application, application, **options)
+    has_none_by_default(application)
+    return middleware
+
+
+def instrument_all() -> None:
+    """Put the middleware around Django's WSGI and ASGI applications that have none; a second call changes nothing.
+
+    It has its defaults there. With ours in the setting ``MIDDLEWARE``, or with `instrument`, that alone counts.
+    """
+    patch(_WSGIHandler, "__call__", _wsgi_with_default)
+    patch(_ASGIHandler, "__call__", _asgi_with_default)
+
+
+def _wsgi_with_default(call: Callable[..., Any]) -> Callable[..., Any]:
+    def call_in_request(self: Any, environ: Any, start_response: Any) -> Any:
+        _let_tell(self)
+        middleware = default_of(self, lambda: _around(self, functools.partial(call, self)))
+        return call(self, environ, start_response) if middleware is None else middleware(environ, start_response)
+
+    return call_in_request
+
+
+def _asgi_with_default(call: Callable[..., Any]) -> Callable[..., Any]:
+    async def call_in_request(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        _let_tell(self)
+        middleware = default_of(self, lambda: _around(self, functools.partial(call, self)))
+        if middleware is None:
+            await call(self, scope, receive, send)
+        else:
+            await middleware(scope, receive, send)
+
+    return call_in_request
+
+
+def _around(application: Any, call: Callable[..., Any], **options: Any) -> Any:
+    """Return the middleware around `call`, which calls `application`."""
     if isinstance(application, _WSGIHandler):
-        get_response = application.get_response
+        _let_tell(application)
+        return wsgi.RequestMiddleware(_Application(call), **options)
+    if isinstance(application, _ASGIHandler):
+        _let_tell(application)
+        return asgi.RequestMiddleware(_Application(call), **options)
+    raise TypeError(f"instrument() takes Django's WSGI or ASGI application, not {type(application).__name__}")
 
-        def get_response_told(request: Any) -> Any:
-            response = get_response(request)
-            _tell(request)
-            return response
 
-        application.get_response = get_response_told
-        return wsgi.RequestMiddleware(_Application(application), **options)
+def _let_tell(application: Any) -> None:
+    """Let an application tell the middleware around it, whoever has put it there, what only Django knows; once."""
+    if "_clew_tells" in application.__dict__:
+        return
+    application._clew_tells = True
     if isinstance(application, _ASGIHandler):
         get_response_async = application.get_response_async
 
@@ -88,8 +131,15 @@ def instrument(application: Any, **options: Any) -> Any:
             return response
 
         application.get_response_async = get_response_async_told
-        return asgi.RequestMiddleware(_Application(application), **options)
-    raise TypeError(f"instrument() takes Django's WSGI or ASGI application, not {type(application).__name__}")
+        return
+    get_response = application.get_response
+
+    def get_response_told(request: Any) -> Any:
+        response = get_response(request)
+        _tell(request)
+        return response
+
+    application.get_response = get_response_told
 
 
 class _Application:
@@ -221,7 +271,7 @@ class _Call:
         if getattr(response, "streaming", False) and not hasattr(response, "file_to_stream"):
             parts = response.streaming_content
             response.streaming_content = self._async_parts(parts) if response.is_async else self._parts(parts)
-            self._served.leave(None, self._failure())
+            self._served.leave(None, self._failure(), is_over=False)
         else:
             self.end()
         return response
@@ -283,6 +333,13 @@ class _Call:
         return str(self._status) if self._status is not None and self._status >= 500 else None
 
     def _measured(self, error: BaseException | None) -> None:
+        self._end_measurement(error)
+        if self._served.is_followed:
+            self._served.end(
+                error=error, status=self._status, method=self._request.method or "", route=_route(self._request)
+            )
+
+    def _end_measurement(self, error: BaseException | None) -> None:
         measurement, self._measurement = self._measurement, None
         if measurement is None:
             return

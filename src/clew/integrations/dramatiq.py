@@ -8,11 +8,13 @@ broker.add_middleware(clew.integrations.dramatiq.RequestMiddleware())
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clew.hosts import Target
+from clew.integrations.everywhere import patch
 from clew.request import policy, request_id
 from clew.task_runs import (
     TaskRun,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from dramatiq import Actor, Broker, Message
     from dramatiq.worker import WorkerThread
 
-__all__ = ["RequestMiddleware"]
+__all__ = ["RequestMiddleware", "instrument_all"]
 
 _MARK = "_clew_original"
 
@@ -106,6 +108,20 @@ class RequestMiddleware(Middleware):
 
         setattr(process_in_request, _MARK, process)
         thread.process_message = process_in_request  # type: ignore[method-assign]
+
+
+def instrument_all() -> None:
+    """Add the middleware to every broker that is made from now on and has none; a second call changes nothing."""
+    patch(import_module("dramatiq.broker").Broker, "__init__", _made)
+
+
+def _made(make: Callable[..., None]) -> Callable[..., None]:
+    def make_instrumented(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        if not any(isinstance(found, RequestMiddleware) for found in self.middleware):
+            self.add_middleware(RequestMiddleware())
+
+    return make_instrumented
 
 
 def _run_of(broker: Any, message: Any) -> TaskRun:

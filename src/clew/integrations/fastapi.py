@@ -18,6 +18,6 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.fastapi needs fastapi: pip install 'clew[fastapi]'") from error
 
-from clew.integrations.starlette import RequestMiddleware, instrument, uninstrument
+from clew.integrations.starlette import RequestMiddleware, instrument, instrument_all, uninstrument
 
-__all__ = ["RequestMiddleware", "instrument", "uninstrument"]
+__all__ = ["RequestMiddleware", "instrument", "instrument_all", "uninstrument"]

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Literal, TypeVar, cast
 
-from clew.integrations.wsgi import Environ, RequestMiddleware
+from clew.integrations.everywhere import default_of, patch
+from clew.integrations.wsgi import Environ, RequestMiddleware, StartResponse
 
 try:
     import_module("flask")
 except ImportError as error:
     raise ImportError("clew.integrations.flask needs flask: pip install 'clew[flask]'") from error
 
-__all__ = ["RequestMiddleware", "instrument"]
+__all__ = ["RequestMiddleware", "instrument", "instrument_all"]
 
 App = TypeVar("App")
 
@@ -66,3 +67,31 @@ def instrument(
         metrics=metrics,
     )
     return app
+
+
+def instrument_all() -> None:
+    """Put the middleware around every application that has none of ours; a second call changes nothing.
+
+    It has its defaults there, and is outside of all that other instrumentations add. An application that `instrument`
+    is called for goes by that alone.
+    """
+    patch(import_module("flask.app").Flask, "__call__", _with_default)
+
+
+def _with_default(call: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    def call_in_request(self: Any, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        middleware = default_of(self, lambda: RequestMiddleware(_Inside(self, call)))
+        return call(self, environ, start_response) if middleware is None else middleware(environ, start_response)
+
+    return call_in_request
+
+
+class _Inside:
+    """The application without the middleware that it has by default."""
+
+    def __init__(self, app: Any, call: Callable[..., Iterable[bytes]]) -> None:
+        self.app = app
+        self._call = call
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self._call(self.app, environ, start_response)

@@ -24,6 +24,7 @@ from typing import Any
 from opentelemetry.context import get_current
 
 from clew.failures import error_type_of
+from clew.integrations.everywhere import patch
 from clew.integrations.incoming import Incoming, ignored, incoming, is_ignored
 from clew.integrations.rpc_metrics import RpcInstrument
 from clew.integrations.served import Served
@@ -38,7 +39,13 @@ except ImportError as error:
 
 from clew.integrations.grpc_client import aio_client_interceptors, instrument, is_key, key_of
 
-__all__ = ["aio_client_interceptors", "aio_server_interceptor", "instrument", "server_interceptor"]
+__all__ = [
+    "aio_client_interceptors",
+    "aio_server_interceptor",
+    "instrument",
+    "instrument_all",
+    "server_interceptor",
+]
 
 _ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """The status codes that are the server's failures; the others say that the call asked for something wrong."""
@@ -115,6 +122,54 @@ def aio_server_interceptor(
         trust=trust,
         echo=echo,
     )
+
+
+def instrument_all() -> None:
+    """Give every server and channel that is made from now on our interceptors; a second call changes nothing.
+
+    They have their defaults. A server that is made with one of ours goes by that alone. What has been imported from
+    `grpc` by name before is not reached.
+    """
+    patch(grpc, "server", _made_server(_ServerInterceptor, server_interceptor))
+    patch(grpc.aio, "server", _made_server(_AioServerInterceptor, aio_server_interceptor))
+    for name in ("insecure_channel", "secure_channel"):
+        patch(grpc, name, _made_channel)
+        patch(grpc.aio, name, _made_aio_channel)
+
+
+def _made_server(kind: type, interceptor: Callable[[], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def instrumented(make: Callable[..., Any]) -> Callable[..., Any]:
+        parameters = inspect.signature(make)
+
+        def make_instrumented(*args: Any, **options: Any) -> Any:
+            given = parameters.bind(*args, **options)
+            found = tuple(given.arguments.get("interceptors") or ())
+            if not any(isinstance(one, kind) for one in found):
+                given.arguments["interceptors"] = (interceptor(), *found)
+            return make(*given.args, **given.kwargs)
+
+        return make_instrumented
+
+    return instrumented
+
+
+def _made_channel(make: Callable[..., grpc.Channel]) -> Callable[..., grpc.Channel]:
+    def make_instrumented(target: str, *args: Any, **options: Any) -> grpc.Channel:
+        return instrument(make(target, *args, **options), target)
+
+    return make_instrumented
+
+
+def _made_aio_channel(make: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(make)
+
+    def make_instrumented(*args: Any, **options: Any) -> Any:
+        given = parameters.bind(*args, **options)
+        found = tuple(given.arguments.get("interceptors") or ())
+        given.arguments["interceptors"] = (*found, *aio_client_interceptors(given.arguments["target"]))
+        return make(*given.args, **given.kwargs)
+
+    return make_instrumented
 
 
 class _Options:
@@ -223,6 +278,9 @@ class _Call:
         if self._measurement is not None:
             self._measurement.end(status=status, error_type=error_type, context=served.context)
         is_unhandled = error_type is not None and error_type != status
+        if served.is_followed:
+            fields = {"rpc.system.name": "grpc", "rpc.method": self._method, "rpc.response.status_code": status}
+            served.end(failure=error_type, name=self._method, attributes=fields)
         served.leave(error if is_unhandled else None, error_type)
 
     def _read(self, name: str) -> str | None:

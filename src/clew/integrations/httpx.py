@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from clew.integrations.everywhere import patch
 from clew.integrations.onward import pass_on
 
 try:
@@ -17,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.httpx needs httpx: pip install 'clew[httpx]'") from error
 
-__all__ = ["instrument", "uninstrument"]
+__all__ = ["instrument", "instrument_all", "uninstrument"]
 
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 
@@ -36,6 +37,20 @@ def instrument(client: Client) -> Client:
     if hook not in hooks["request"]:
         client.event_hooks = {**hooks, "request": [*hooks["request"], hook]}
     return client
+
+
+def instrument_all() -> None:
+    """Instrument every client that is made from now on; a second call changes nothing."""
+    for kind in (httpx.Client, httpx.AsyncClient):
+        patch(kind, "__init__", _made)
+
+
+def _made(make: Callable[..., None]) -> Callable[..., None]:
+    def make_instrumented(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        instrument(self)
+
+    return make_instrumented
 
 
 def uninstrument(client: httpx.Client | httpx.AsyncClient) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from clew import baggage
 from clew.diagnostics import count, say_once
 from clew.propagator import first_value
 from clew.request import accept, is_valid, new_request_id, policy
@@ -34,6 +35,12 @@ class Incoming:
     trust: bool | None
     echo: bool | str
     expose: bool
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out once whether an ID that comes in is the text of the configured header, whatever it is."""
+        is_plain = self.headers is None and self.validator is None and self.transformer is None
+        object.__setattr__(self, "is_plain", is_plain)
 
     def header_names(self) -> tuple[str, ...]:
         """Return the header names to look for, in this order."""
@@ -41,23 +48,27 @@ class Incoming:
 
     def echo_name(self) -> str | None:
         """Return the name of the response header, or None where there is to be none."""
-        if isinstance(self.echo, str):
-            return self.echo
-        return self.header_names()[0] if self.echo else None
+        if self.echo is True:
+            return policy.header if self.headers is None else self.headers[0]
+        return self.echo or None
 
     def choose(self, read: Callable[[str], str | None]) -> str:
         """Return the ID of a request whose headers `read` gives by name; it is always a valid one."""
         is_trusted = policy.trust if self.trust is None else self.trust
+        if self.is_plain and is_trusted:  # the short way of most requests; what it does not know goes the long one
+            text = read(policy.header)
+            if not text and not policy.baggage:
+                return new_request_id() if self.generator is None else self._made()
+            if text and is_valid(text):
+                return text
         found = self._taken_over(read) if is_trusted else None
         if self.transformer is not None:
             return self._transformed(self._made() if found is None else found) or new_request_id()
         return (None if found is None else accept(found)) or self._made()
 
     def _taken_over(self, read: Callable[[str], str | None]) -> str | None:
-        for header in self.header_names():
-            text = first_value(read(header) or "")
-            if not text:
-                continue
+        text = self._text(read)
+        if text:
             if self.validator is None:
                 return text
             try:
@@ -75,6 +86,14 @@ class Incoming:
             )
             return None
         return None
+
+    def _text(self, read: Callable[[str], str | None]) -> str | None:
+        """Return what comes in as an ID: of the first header that is there, else of the baggage where that is asked."""
+        for header in self.header_names():
+            text = first_value(read(header) or "")
+            if text:
+                return text
+        return baggage.id_in(read(baggage.HEADER) or "") if policy.baggage else None
 
     def _made(self) -> str:
         if self.generator is None:

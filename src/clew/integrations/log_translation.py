@@ -9,7 +9,12 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, cast
+from uuid import UUID
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
@@ -28,7 +33,25 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 from clew.failures import error_type_of
 from clew.request import policy
 
-_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""The attributes that `logging` itself gives to a record."""
+
+_UNCHANGING = (
+    str,
+    bool,
+    int,
+    float,
+    complex,
+    bytes,
+    date,
+    time,
+    timedelta,
+    tzinfo,
+    Decimal,
+    Enum,
+    PurePath,
+    UUID,
+)
 
 _DEEPEST = 8
 
@@ -36,7 +59,7 @@ _DEEPEST = 8
 def translate(record: logging.LogRecord, context: Context, request_id: str | None, body: str | None) -> LogRecord:
     """Return `record` as an OpenTelemetry log record; `body` replaces its message."""
     attributes: dict[str, Any] = {
-        name: value_of(value) for name, value in vars(record).items() if name not in _OWN_FIELDS
+        name: value_of(value) for name, value in vars(record).items() if name not in OWN_FIELDS
     }
     attributes[CODE_FILE_PATH] = record.pathname
     attributes[CODE_FUNCTION_NAME] = record.funcName or ""
@@ -94,6 +117,20 @@ def value_of(value: object, depth: int = 0) -> Any:
             return {text_of(key): value_of(item, depth + 1) for key, item in items.items()}
         if isinstance(value, Sequence):
             return [value_of(item, depth + 1) for item in cast("Sequence[object]", value)]
+    return text_of(value)
+
+
+def snapshot(value: Any, depth: int = 0) -> Any:
+    """Return `value` as it is now: itself where it cannot change, a copy of a container, else its text."""
+    if value is None or isinstance(value, _UNCHANGING):
+        return value
+    if depth < _DEEPEST:
+        if isinstance(value, dict):
+            items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            return {key: snapshot(item, depth + 1) for key, item in items}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            values = [snapshot(item, depth + 1) for item in cast("list[Any]", value)]
+            return tuple(values) if isinstance(value, (tuple, set, frozenset)) else values
     return text_of(value)
 
 

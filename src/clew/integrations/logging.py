@@ -17,23 +17,32 @@ logging.config.dictConfig(
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
+import sys
 import threading
 from contextvars import ContextVar
 from typing import Any
 
-from opentelemetry._logs import LoggerProvider
+from opentelemetry._logs import LoggerProvider, LogRecord
 from opentelemetry.context import (
     _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
     get_current,
 )
 
+from clew.canonical import LOGGER as CANONICAL
 from clew.diagnostics import count, say_once
-from clew.integrations.log_translation import translate
+from clew.integrations.holding import Later, is_taken, size_of
+from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
 from clew.request import policy, remembered_request_id, request_id
 
-SERVER_LOGGERS = frozenset({"uvicorn", "uvicorn.access", "gunicorn.error", "gunicorn.access", "celery.task"})
+SERVER_LOGGERS = frozenset(
+    {
+        *("uvicorn", "uvicorn.access", "gunicorn.error", "gunicorn.access", "hypercorn.error", "hypercorn.access"),
+        *("_granian", "granian.access", "django.server", "celery.task"),
+    }
+)
 """Loggers that servers keep from the root logger (``propagate`` False); their records are sent all the same."""
 
 _NONE = "-"
@@ -53,7 +62,7 @@ def request_id_of(record: logging.LogRecord) -> str | None:
     The record's own, if somebody has set it; else the current one; else the one of the request that the exception in
     ``exc_info`` has left, since servers log the traceback of a failed request afterwards.
     """
-    own = getattr(record, policy.attribute, None)
+    own = record.__dict__.get(policy.attribute)
     if isinstance(own, str) and own != _NONE:
         return own
     current = request_id()
@@ -72,8 +81,9 @@ class RequestIdFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attribute and return True."""
-        if not hasattr(record, policy.attribute):
-            setattr(record, policy.attribute, request_id_of(record) or _NONE)
+        fields, name = record.__dict__, policy.attribute  # quicker than by getattr, and this is for every record
+        if name not in fields:
+            fields[name] = request_id_of(record) or _NONE
         return True
 
 
@@ -107,25 +117,154 @@ class LogHandler(logging.Handler):
         return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send `record`; never raises, what fails is counted and said once."""
+        """Send `record`, or let its request hold it; never raises, what fails is counted and said once."""
         context = get_current()
         if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY) or _emitting.get():
             return
+
+        def translated() -> LogRecord:
+            token = _emitting.set(True)
+            try:
+                body = self.formatter.format(record) if self.formatter is not None else None
+                return translate(record, context, request_id_of(record), body)
+            finally:
+                _emitting.reset(token)
+
+        def render() -> Later:
+            held = translated()
+            return Later(functools.partial(self._send, record.name, held), size_of(held.body, held.attributes))
+
+        try:
+            if record.name == CANONICAL or not is_taken(context, record.levelno, render):
+                self._send(record.name, translated())
+        except Exception as trouble:
+            _say_not_sent(trouble)
+
+    def _send(self, name: str, record: LogRecord) -> None:
         token = _emitting.set(True)
         try:
-            body = self.formatter.format(record) if self.formatter is not None else None
-            translated = translate(record, context, request_id_of(record), body)
-            self._logger_provider.get_logger(record.name).emit(translated)
+            self._logger_provider.get_logger(name).emit(record)
         except Exception as trouble:
-            count("log.not_sent")
-            say_once(
-                ("log.not_sent", type(trouble).__name__),
-                "A log record could not be sent: %s: %s (said once; each one is counted)",
-                type(trouble).__name__,
-                trouble,
-            )
+            _say_not_sent(trouble)
         finally:
             _emitting.reset(token)
+
+
+def _say_not_sent(trouble: Exception) -> None:
+    count("log.not_sent")
+    say_once(
+        ("log.not_sent", type(trouble).__name__),
+        "A log record could not be sent: %s: %s (said once; each one is counted)",
+        type(trouble).__name__,
+        trouble,
+    )
+
+
+class HoldingHandler(logging.Handler):
+    """Passes records on to another handler when it is known that their request is worth reading about.
+
+    With ``CLEW_LOGS=interesting`` the records of a request below WARNING wait in memory until the request ends, and are
+    passed on only if it has failed, lasted long, logged an error, or is among the share that is kept. Everything else
+    passes at once: WARNING and worse, what belongs to no request, everything where nothing is held.
+
+    A record that waits is a copy: its text and traceback have been made, `exc_info` is None and `exc_text` has the
+    traceback; values of ``extra`` that may change are copied, or are their text where they cannot be. The filters of
+    the other handler see it when it comes, its formatter when it is passed on.
+
+    Args:
+        target: The handler that writes. It has its own level and filters, and stands in no other list of handlers. One
+            that puts records into a queue is wrapped itself, not what listens to the queue.
+        level: The lowest level that is passed on; `target` has one too.
+
+    Raises:
+        TypeError: `target` is no handler, or one that holds by itself.
+    """
+
+    def __init__(self, target: logging.Handler, level: int | str = logging.NOTSET) -> None:
+        if isinstance(target, dict):
+            raise TypeError(
+                "HoldingHandler takes a handler; dictConfig makes them in the order of their names, so this one's name "
+                "has to come after that of its target"
+            )
+        if not isinstance(target, logging.Handler):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"HoldingHandler takes the logging.Handler that writes, not {type(target).__name__}")
+        if isinstance(target, (LogHandler, HoldingHandler)):
+            raise TypeError(f"HoldingHandler takes a handler that writes; {type(target).__name__} holds by itself")
+        super().__init__(level)
+        self.target = target
+
+    def createLock(self) -> None:  # noqa: N802 - the name in logging
+        """Need no lock: the other handler has one."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass `record` on, or let its request hold it."""
+        target = self.target
+        if record.levelno < target.level:
+            return
+        if record.name == CANONICAL or not is_taken(
+            get_current(), record.levelno, functools.partial(_render_for, target, record)
+        ):
+            target.handle(record)
+
+    def flush(self) -> None:
+        """Flush the other handler; what is held stays held."""
+        self.target.flush()
+
+    def close(self) -> None:
+        """Close the other handler too."""
+        try:
+            self.target.close()
+        finally:
+            super().close()
+
+
+def _emit(target: logging.Handler, record: logging.LogRecord) -> None:
+    """Do what a handler does with a record that its filters have let pass."""
+    target.acquire()
+    try:
+        target.emit(record)
+    finally:
+        target.release()
+
+
+def _render_for(target: logging.Handler, record: logging.LogRecord) -> Later | None:
+    """Return a copy that stays as it is now; None where the filters of the handler do not let the record pass."""
+    record = copy.copy(record)
+    passed: Any = target.filter(record)
+    if not passed:
+        return None
+    if isinstance(passed, logging.LogRecord):  # from Python 3.12 on a filter may replace the record
+        record = passed
+    formatter = target.formatter or _FORMATTER
+    if isinstance(record.msg, dict):  # an event of structlog on its way to its ProcessorFormatter
+        record.msg = _event(record.msg)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+    else:
+        record.msg, record.args = str(message_of(record)), None
+    if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
+        record.exc_text = record.exc_text or formatter.formatException(record.exc_info)
+    record.exc_info = None
+    fields = vars(record)
+    for name, value in fields.items():
+        if name not in OWN_FIELDS and not name.startswith("_"):  # which are those of a library
+            fields[name] = snapshot(value)
+    return Later(functools.partial(_emit, target, record), size_of(fields), may_wait=True)
+
+
+_FORMATTER = logging.Formatter()
+
+
+def _event(event: dict[Any, Any]) -> dict[Any, Any]:
+    event = dict(event)
+    given: Any = event.pop("exc_info", None)
+    found: Any = given
+    if isinstance(given, BaseException):
+        found = (type(given), given, given.__traceback__)
+    elif given and not isinstance(given, tuple):
+        found = sys.exc_info()
+    if found and found[0] is not None:
+        event.setdefault("exception", _FORMATTER.formatException(found))
+    return {key: value if str(key).startswith("_") else snapshot(value) for key, value in event.items()}
 
 
 _lock = threading.Lock()

@@ -4,13 +4,25 @@
 logger.configure(patcher=clew.integrations.loguru.add_request_id)
 logger.add(sys.stderr, format="{time} {extra[request_id]} {level} {message}")
 ```
+
+To hold what goes to a sink, with ``CLEW_LOGS=interesting``:
+
+```python
+logger.add(clew.integrations.loguru.holding(sys.stderr), format="{time} {extra[request_id]} {level} {message}")
+```
 """
 
 from __future__ import annotations
 
+import inspect
+import threading
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from opentelemetry.context import get_current
+
+from clew.integrations.holding import Later, is_taken, size_of
 from clew.request import policy, remembered_request_id, request_id
 
 try:
@@ -18,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.loguru needs loguru: pip install 'clew[loguru]'") from error
 
-__all__ = ["add_request_id"]
+__all__ = ["add_request_id", "holding"]
 
 
 def add_request_id(record: Any) -> None:
@@ -30,3 +42,65 @@ def add_request_id(record: Any) -> None:
     if policy.attribute not in extra:
         error = getattr(record.get("exception"), "value", None)
         extra[policy.attribute] = request_id() or remembered_request_id(error) or "-"
+
+
+def holding(sink: Any) -> Any:
+    """Return a sink whose lines wait until it is known that their request is worth reading about.
+
+    Which lines wait and when they are written is as for `clew.integrations.logging.HoldingHandler`. What waits is the
+    formatted line, its traceback included; a callable gets it with its `record`.
+
+    Args:
+        sink: A stream (an object with `write`) or a callable, for ``logger.add`` without ``enqueue=True``, which would
+            write in a thread that knows of no request.
+
+    Raises:
+        TypeError: `sink` is neither. A handler of `logging` is wrapped in its `HoldingHandler`.
+    """
+    if hasattr(sink, "write"):
+        return _HoldingStream(sink)
+    if not callable(sink) or inspect.iscoroutinefunction(sink):
+        raise TypeError(f"holding() takes a stream or a callable that is no coroutine function, not {sink!r}")
+    return _HoldingCallable(sink)
+
+
+class _HoldingStream:
+    """Stands in for a stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._lock = threading.RLock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, message: Any) -> None:
+        _write(self._write, message, str(message))
+
+    def _write(self, text: str) -> None:
+        with self._lock:  # loguru's own is not there when a line is let go
+            self._stream.write(text)
+            if hasattr(self._stream, "flush"):
+                self._stream.flush()
+
+
+class _HoldingCallable:
+    """Stands in for a callable."""
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        self._function = function
+        self._lock = threading.RLock()
+
+    def __call__(self, message: Any) -> None:
+        _write(self._call, message, message)
+
+    def _call(self, message: Any) -> None:
+        with self._lock:
+            self._function(message)
+
+
+def _write(function: Callable[[Any], object], message: Any, given: Any) -> None:
+    """Call `function` with what is `given`, now or later."""
+    level: int = message.record["level"].no
+    if not is_taken(get_current(), level, lambda: Later(lambda: function(given), size_of(str(message)), may_wait=True)):
+        function(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
+from clew import baggage
 from clew.hosts import is_allowed, target_of_url
 from clew.redirects import hold_back
 from clew.request import policy, request_id
@@ -24,5 +25,7 @@ def pass_on(headers: MutableMapping[str, Any], url: str) -> None:
     if policy.hosts is None or is_allowed(target_of_url(url), policy.hosts):
         if header not in headers:
             headers[header] = name
+        if policy.baggage:
+            baggage.put(headers, name, headers.__setitem__)
     else:
         hold_back(headers, url)  # clients copy the headers of a request for its redirect

@@ -8,8 +8,10 @@ session = clew.integrations.requests.instrument(requests.Session())
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+from clew.integrations.everywhere import patch
 from clew.integrations.onward import pass_on
 
 try:
@@ -17,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("clew.integrations.requests needs requests: pip install 'clew[requests]'") from error
 
-__all__ = ["instrument", "uninstrument"]
+__all__ = ["instrument", "instrument_all", "uninstrument"]
 
 Session = TypeVar("Session", bound=requests.Session)
 
@@ -41,13 +43,30 @@ def instrument(session: Session) -> Session:
 
     @functools.wraps(send)
     def send_with_request_id(request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        if request.url is not None and request.headers is not None:  # pyright: ignore[reportUnnecessaryComparison]
-            pass_on(request.headers, request.url)
+        _add_to(request)
         return send(request, **kwargs)
 
     setattr(send_with_request_id, _MARK, send)
     session.send = send_with_request_id  # type: ignore[method-assign]
     return session
+
+
+def instrument_all() -> None:
+    """Let every session send request IDs, that behind `requests.get` too; a second call changes nothing."""
+    patch(requests.Session, "send", _with_request_id)
+
+
+def _with_request_id(send: Callable[..., requests.Response]) -> Callable[..., requests.Response]:
+    def send_with_request_id(self: Any, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        _add_to(request)
+        return send(self, request, **kwargs)
+
+    return send_with_request_id
+
+
+def _add_to(request: requests.PreparedRequest) -> None:
+    if request.url is not None and request.headers is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        pass_on(request.headers, request.url)
 
 
 def uninstrument(session: requests.Session) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 
 from opentelemetry.context import Context, attach, get_current
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
 from opentelemetry.trace import SpanKind, get_current_span
 
+from clew import entries
 from clew.failures import error_type_of
+from clew.integrations.http_metrics import known_method
 from clew.propagator import CARRIER_KEY, CarrierCell, RawHeaders, bound_cell
 from clew.request import (
-    _remember,  # pyright: ignore[reportPrivateUsage]
     cell_in,
     leave,
     policy,
+    remember,
     with_cell,
 )
 
@@ -25,25 +32,33 @@ Carrier = MutableMapping[str, Any]
 class Served:
     """A request in the Context of the code that serves it. Entered when it is made, left by whoever entered it."""
 
-    __slots__ = ("_before", "_carrier", "_cell", "_within")
+    __slots__ = ("_before", "_cell", "_within")
 
-    def __init__(self, request_id: str, carrier: Carrier | None, headers: RawHeaders | None = None) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        carrier: Carrier | None,
+        headers: RawHeaders | None = None,
+        *,
+        is_held: bool = True,
+    ) -> None:
         before = get_current()
-        outer = cell_in(before)
+        outer = cell_in(before) if before else None
         while isinstance(outer, CarrierCell) and outer.around is not None:
             before = outer.around
             outer = cell_in(before)
         if outer is None or outer.request_id is None or _is_same(outer, carrier, headers):
             if outer is not None:
                 outer.request_id = request_id
-            _tell_server_span(request_id)
-        self._carrier = carrier
+            _tell_server_span(request_id, before)
         self._before = before
-        self._cell = CarrierCell(request_id, outer, headers=headers, is_served=True)
+        self._cell = cell = CarrierCell(request_id, outer, headers, True)
+        if entries.current is not None:
+            cell.follow(is_held=is_held)
         if carrier is not None:
-            carrier[CARRIER_KEY] = self._cell
-        self._within = with_cell(self._cell, before)
-        attach(self._within)
+            carrier[CARRIER_KEY] = cell
+        self._within = within = with_cell(cell, before)
+        attach(within)
 
     @property
     def route(self) -> str | None:
@@ -54,6 +69,11 @@ class Served:
     def is_measured(self) -> bool:
         """Whether an integration inside has told that somebody else records the HTTP duration."""
         return self._cell.is_measured
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether somebody wants to know when it ends, and how."""
+        return self._cell.entry is not None
 
     @property
     def context(self) -> Context:
@@ -72,14 +92,61 @@ class Served:
         cell = cell_in(context)
         return cell is not None and cell.request_id == self._cell.request_id
 
-    def leave(self, error: BaseException | None = None, failure: str | None = None) -> None:
-        """Leave the request, with the exception that left it or None, and what else it failed of."""
+    def end(
+        self,
+        *,
+        error: BaseException | None = None,
+        status: int | None = None,
+        failure: str | None = None,
+        name: str | None = None,
+        method: str | None = None,
+        route: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell that the request has been answered: what becomes of its log records is decided, and its line written.
+
+        The first call counts; what leaves a request without it has ended then.
+
+        Args:
+            error: The exception that it has failed of.
+            status: Of the HTTP response; 500 and more are failures.
+            failure: What it has failed of, by a name.
+            name: What kind of a request it was, where it is none of HTTP.
+            method: Of the HTTP request.
+            route: The template of the route, where an integration inside has told no other.
+            attributes: Further ones for the line.
+        """
+        cell = self._cell
+        if cell.entry is None:
+            return
+        if error is not None:
+            failure = error_type_of(type(error))
+        elif failure is None and status is not None and status >= 500:
+            failure = str(status)
+        fields = dict(attributes or {})
+        if method is not None:
+            name = fields[HTTP_REQUEST_METHOD] = known_method(method)
+        route = cell.route or route
+        if route is not None:
+            name = f"{name} {route}"
+            fields[HTTP_ROUTE] = route
+        if status is not None:
+            fields[HTTP_RESPONSE_STATUS_CODE] = status
+        cell.end(failure, name, fields)
+
+    def leave(self, error: BaseException | None = None, failure: str | None = None, *, is_over: bool = True) -> None:
+        """Leave the request, with the exception that left it or None, and what else it failed of.
+
+        Without `is_over` its response is still being made, and `end` is told then.
+        """
         cell = self._cell
         if error is not None:
-            _remember(error, cell.request_id)
+            remember(error, cell.request_id)
             failure = error_type_of(type(error))
         if failure is not None:
             cell.failure = failure
+        if is_over and cell.entry is not None:
+            cell.end(failure)
         cell.ended = True
         cell.around = None
         leave(cell, self._before, self._within)
@@ -98,9 +165,11 @@ def _is_same(outer: object, carrier: Carrier | None, headers: RawHeaders | None)
     return (carrier is not None and bound_cell(carrier) is outer) or outer.is_from_headers(headers)
 
 
-def _tell_server_span(request_id: str) -> None:
+def _tell_server_span(request_id: str, context: Context) -> None:
     """Put the ID on the span of an instrumentation outside of us: it began before the request had a name."""
-    span = get_current_span()
+    if not context:  # as in most servers, and a span is dear to look up
+        return
+    span = get_current_span(context)
     if span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER:
         with suppress(Exception):
             span.set_attribute(policy.attribute, request_id)

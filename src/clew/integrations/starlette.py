@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 from clew.integrations.asgi import ASGIApp, Receive, RequestMiddleware, Scope, Send
+from clew.integrations.everywhere import default_of
 
 try:
     from starlette.applications import Starlette
 except ImportError as error:
     raise ImportError("clew.integrations.starlette needs starlette: pip install 'clew[starlette]'") from error
 
-__all__ = ["RequestMiddleware", "instrument", "uninstrument"]
+__all__ = ["RequestMiddleware", "instrument", "instrument_all", "uninstrument"]
 
 App = TypeVar("App", bound=Starlette)
 
@@ -80,6 +81,20 @@ def uninstrument(app: Starlette) -> None:
         delattr(app, _ATTRIBUTE)
 
 
+def instrument_all() -> None:
+    """Put the middleware around every application that has none of ours; a second call changes nothing.
+
+    It has its defaults there. An application that `instrument` is called for, or that has the middleware among its own,
+    goes by that alone.
+    """
+    global _is_for_all
+    _is_for_all = True
+    _patch(Starlette)
+
+
+_is_for_all = False
+
+
 class _Inside:
     """The application without our middleware."""
 
@@ -112,6 +127,8 @@ def _patch(kind: type[Starlette]) -> None:
     @functools.wraps(_original)
     async def call(self: Starlette, scope: Any, receive: Any, send: Any) -> None:
         middleware: ASGIApp | None = getattr(self, _ATTRIBUTE, None)
+        if middleware is None and _is_for_all and scope["type"] != "lifespan":
+            middleware = default_of(self, lambda: RequestMiddleware(_Inside(self)))
         if middleware is None:
             await _original(self, scope, receive, send)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from opentelemetry.context import Context, attach, get_current
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.served import Served, is_served
+from clew.propagator import CARRIER_KEY
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -97,7 +99,9 @@ class RequestMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Run the application for one request."""
-        if is_served(environ) or is_ignored(self._ignore, environ, environ.get("PATH_INFO")):
+        if (CARRIER_KEY in environ and is_served(environ)) or (
+            self._ignore and is_ignored(self._ignore, environ, environ.get("PATH_INFO"))
+        ):
             return self.app(environ, start_response)
         call = _Call(self._incoming, environ, start_response, self._route)
         if self._update_request_headers:
@@ -174,9 +178,10 @@ class _Call:
         except (TypeError, ValueError):
             self._status = None
         write = self._start_response(status, self._echoed(headers), *rest)
-        if self._measurement is not None:
+        if self._measurement is not None or self._served.is_followed:
             try:
-                self._measurement.response_starts()
+                if self._measurement is not None:
+                    self._measurement.response_starts()
                 if self._environ.get("SCRIPT_NAME", "") == self._script_name:  # no mount was crossed on the way
                     self._route = self._route_of(self._environ)
             except Exception as trouble:
@@ -187,18 +192,12 @@ class _Call:
         name = self._incoming.echo_name()
         if name is None:
             return headers
-        kept: list[tuple[str, str]] = []
-        readable: list[str] = []
-        for header in headers:
-            key = header[0].lower()
-            if key == name.lower():
-                continue
-            if self._incoming.expose and key == _EXPOSE:
-                readable.append(header[1])
-                continue
-            kept.append(header)
+        key = name.lower()
+        kept = [header for header in headers if header[0].lower() != key]
         kept.append((name, self._request_id))
         if self._incoming.expose:
+            readable = [header[1] for header in kept if header[0].lower() == _EXPOSE]
+            kept = [header for header in kept if header[0].lower() != _EXPOSE]
             kept.append(("Access-Control-Expose-Headers", exposed(", ".join(readable), name)))
         return kept
 
@@ -244,6 +243,16 @@ class _Call:
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""
+        self._end_measurement(error)
+        if self._served.is_followed:
+            self._served.end(
+                error=None if isinstance(error, GeneratorExit) else error,
+                status=self._status,
+                method=self._environ.get("REQUEST_METHOD", ""),
+                route=self._route,
+            )
+
+    def _end_measurement(self, error: BaseException | None) -> None:
         measurement, self._measurement = self._measurement, None
         if measurement is None:
             return
@@ -323,5 +332,6 @@ class _SizedBody(_Body):
         return len(self._body)  # type: ignore[arg-type]
 
 
+@lru_cache(maxsize=64)
 def _environ_key(header: str) -> str:
     return "HTTP_" + header.upper().replace("-", "_")

@@ -90,8 +90,14 @@ class Settings:
     request_id_attribute: str
     trust_request_id: bool
     request_id_hosts: tuple[str, ...] | None
+    request_id_baggage: bool
     expected: tuple[type[BaseException] | str, ...]
+    measure: tuple[str, ...]
     spans: bool
+    logs: str
+    logs_slow: float
+    logs_share: float
+    logs_canonical: bool
     attribute_sets: int
     shutdown_timeout: float
 

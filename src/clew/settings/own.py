@@ -23,8 +23,14 @@ class OwnArguments(TypedDict, total=False):
     request_id_attribute: str | None
     trust_request_id: bool | None
     request_id_hosts: str | Sequence[str] | AbstractSet[str] | None
+    request_id_baggage: bool | None
     expected: ExceptionOrName | Sequence[ExceptionOrName] | AbstractSet[ExceptionOrName] | None
+    measure: str | Sequence[str] | AbstractSet[str] | None
     spans: bool | None
+    logs: str | None
+    logs_slow: float | None
+    logs_share: float | None
+    logs_canonical: bool | None
     attribute_sets: int | None
     shutdown_timeout: float | None
     strict: bool | None
@@ -118,16 +124,19 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("request_id_attribute", "request_id", values.attribute_name),
         _setting("trust_request_id", True, values.boolean),
         OwnSetting("request_id_hosts", None, values.hosts, _items(values.hosts)),
+        _setting("request_id_baggage", False, values.boolean),
         OwnSetting("expected", (), values.exception_names, _exceptions),
+        OwnSetting("measure", (), values.measured_names, _items(values.measured_names)),
         _setting("spans", False, values.boolean),
+        _setting("logs", "all", values.one_of("all", "interesting")),
+        _setting("logs_slow", 1.0, values.decimal(0, 86_400, "seconds"), int, float),
+        _setting("logs_share", 0.0, values.decimal(0, 1), int, float),
+        _setting("logs_canonical", False, values.boolean),
         _setting("attribute_sets", 100, _sets, int),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
         _setting("strict", True, values.boolean),
     )
 }
-
-NOT_SUPPORTED = ("CLEW_LOGS", "CLEW_LOGS_CANONICAL", "CLEW_LOGS_SHARE", "CLEW_LOGS_SLOW", "CLEW_MEASURE")
-"""Variables that mean something to other versions; set, they would promise here what does not happen."""
 
 
 def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +159,5 @@ def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or reading.text(name) is None:
             continue
-        if name in NOT_SUPPORTED:
-            reading.wrong(name, "not supported by this version", "to leave it unset")
-        else:
-            near = difflib.get_close_matches(name, known, 1, 0.0)
-            reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, 1, 0.0)
+        reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")

@@ -129,6 +129,20 @@ def exception_names(text: str) -> tuple[str, ...]:
     return found
 
 
+def measured_names(text: str) -> tuple[str, ...]:
+    """Names of functions to measure: ``module:*``, ``module:function``, ``module:Class``, ``module:Class.method``."""
+    found = listed(text)
+    for item in found:
+        module, colon, name = item.partition(":")
+        if not colon or not is_dotted(module) or not (name == "*" or is_dotted(name)):
+            found = ()
+    if not found:
+        raise UnfitError(
+            "module:name or module:* between commas, such as shop.orders:*,shop.db:query,shop.db:Store.get"
+        )
+    return found
+
+
 def _decoded(text: str) -> str:
     if _BARE_PERCENT.search(text):
         raise UnfitError("percent-encoded text: a percent sign itself is written %25")

@@ -13,7 +13,7 @@ from typing import Any, cast
 from opentelemetry import propagate
 from opentelemetry.sdk._logs import LoggerProvider
 
-from clew import pipeline
+from clew import entries, pipeline
 from clew import telemetry as process
 from clew.integrations import logging
 from clew.log_records import RequestIdLogRecordProcessor
@@ -85,7 +85,7 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
 
 def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
     with process._lock:
-        before, pipeline_before = process._configured, pipeline.current
+        before, pipeline_before, following_before = process._configured, pipeline.current, entries.current
         policy_before = {name: getattr(policy, name) for name in _POLICY}
         handler_before, propagator_before = logging._installed, propagate.get_global_textmap()
         arguments: Mapping[str, Any] = {}
@@ -110,6 +110,7 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
             pipeline.use(None if is_over else pipeline_before)
             if pipeline.current is not None:
                 pipeline.current.is_open = True
+            entries.exchange(None if is_over else following_before)
             if handler_before is None or is_over:
                 logging.uninstall()
             propagate.set_global_textmap(propagator_before)

@@ -19,7 +19,7 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from clew import pipeline
+from clew import entries, pipeline
 from clew import telemetry as process
 from clew.delivery import deliver
 from clew.providers import Given
@@ -205,8 +205,9 @@ class CapturedTelemetry(Telemetry):
     # how it begins and ends
 
     def record(self) -> None:
-        """Let operations be recorded for this test, as the settings say."""
+        """Let operations be recorded for this test, as the settings say; no log record is held in a test."""
         before = pipeline.current
+        entries.exchange(entries.Following(holding=None, canonical=True) if self.settings.logs_canonical else None)
         recorder = CapturingRecorder(self._signals.meter_provider, self._calls.append, self._watch)
         pipeline.use(self._pipeline(recorder))
         if before is not None:

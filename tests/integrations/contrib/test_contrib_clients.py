@@ -40,7 +40,7 @@ def propagators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def ask_requests(url: str) -> None:
-    requests.get(url, timeout=10)
+    requests.get(url, timeout=60)
 
 
 def ask_httpx(url: str) -> None:

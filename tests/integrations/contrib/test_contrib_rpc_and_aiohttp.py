@@ -99,10 +99,10 @@ def test_grpc_servers_have_the_id_inside_and_on_the_span_of_contrib(
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary("/shop.Stock/Tell")
             bodies = [
-                call(b"", metadata=metadata, timeout=10).decode() for metadata in ((("x-request-id", "abc"),), ())
+                call(b"", metadata=metadata, timeout=60).decode() for metadata in ((("x-request-id", "abc"),), ())
             ]
     finally:
-        server.stop(1).wait(10)
+        server.stop(1).wait(60)
     assert (bodies[0] == "abc") is trusted
     assert [span.attributes["request_id"] for span in recorded.spans()] == [bodies[0]] * 2 + [bodies[1]] * 2
     assert [point.count for point in recorded.points("rpc.server.call.duration")] == [2]
@@ -128,7 +128,7 @@ def test_contribs_grpc_client_sends_the_id_by_the_propagator(recorded: Recorded)
                 contrib_grpc.grpcext.intercept_channel(plain, contrib),
                 contrib_grpc.grpcext.intercept_channel(integration.instrument(plain), contrib),
             ):
-                channel.unary_unary("/shop.Stock/Tell")(b"", timeout=10)
+                channel.unary_unary("/shop.Stock/Tell")(b"", timeout=60)
     finally:
-        server.stop(1).wait(10)
+        server.stop(1).wait(60)
     assert received == ["abc", "abc"]

@@ -18,8 +18,9 @@ _STALE = 300 * 10**9  # nanoseconds without an export after which nobody knows w
 class Increase:
     """What one series counted in a window, growing over the times of its points.
 
-    `since` is where counting began: what was measured at or before it is not in here. `sums` are in the series' unit,
-    None where a point has no sum.
+    `since` is where counting began: what was measured at or before it is not in here; 0 where all that the series has
+    ever counted is in here, as the SDK begins a series a moment after its first value was measured. `sums` are in the
+    series' unit, None where a point has no sum.
     """
 
     series: StoredSeries
@@ -82,13 +83,14 @@ class Window:
             points = [point for point in points if point.start < self.end]
         if not points:
             return None
-        if series.temporality == "delta":
-            return _added(series, min(points[0].start or points[0].time, points[0].time), points)
         baseline = self._source.last_before(series, self.start)
+        if series.temporality == "delta":
+            since = 0 if baseline is None else min(points[0].start or points[0].time, points[0].time)
+            return _added(series, since, points)
         if baseline is not None:
             return _risen(series, baseline.time, baseline.histogram, points)
         if self._begins_here(series, points[0].time):
-            return _risen(series, min(series.start or self.start, points[0].time), series.empty(), points)
+            return _risen(series, 0, series.empty(), points)
         return _risen(series, points[0].time, points[0].histogram, points[1:])
 
     def _begins_here(self, series: StoredSeries, first: int) -> bool:
