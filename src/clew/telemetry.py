@@ -153,6 +153,8 @@ class Telemetry:
             if self._is_without_code:
                 first = "what `clew run` or opentelemetry-instrument has configured this process with"
             raise ConfigurationError(_differences(self._arguments, arguments, first))
+        if self._signals.enabled and threading.current_thread() is threading.main_thread():
+            lifetime.attend_sigterm()  # which a server may have taken away from its workers
         return self
 
     def begin_in_child(self) -> None:

@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,26 @@ def test_gunicorn(worker: str, preload: bool, start: Callable[..., Any], http: A
         http.port,
         GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:0 --workers 2 --threads 2 --worker-class {worker} --timeout 90"
         f"{' --preload' if preload else ''} --no-control-socket",
+        command=(sys.executable, "-m", "gunicorn", "program0:application"),
+    )
+    answers = ask_often(port_of(program))
+    program.signal(signal.SIGTERM)
+    assert program.end() == 0, program.errors
+    exactly(http, answers)
+
+
+def test_gunicorn_with_preload_and_workers_of_uvicorn_that_take_sigterm_away(
+    start: Callable[..., Any], http: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("gunicorn")
+    pytest.importorskip("uvicorn_worker")
+    hook = tmp_path / "hook.py"
+    hook.write_text("import clew\n\ndef post_worker_init(worker):\n    clew.configure()\n")
+    program = start(
+        ASGI + CONFIGURED,
+        http.port,
+        GUNICORN_CMD_ARGS="--bind 127.0.0.1:0 --workers 2 --worker-class uvicorn_worker.UvicornWorker --timeout 90"
+        f" --preload --no-control-socket --config {hook}",
         command=(sys.executable, "-m", "gunicorn", "program0:application"),
     )
     answers = ask_often(port_of(program))
