@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -100,10 +100,20 @@ def _attend_exit(mortal: Mortal) -> None:
 
 def _end(mortal: Mortal, *, at_exit: bool) -> None:
     """End `mortal` in the thread that ends the process; a SIGTERM that comes meanwhile waits for it."""
+    with ending():
+        mortal.end(at_exit=at_exit)
+
+
+@contextmanager
+def ending() -> Generator[None]:
+    """What this thread does here is a last delivery: a SIGTERM that would interrupt it waits until it is done."""
     global _exiting
+    if _exiting or threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread alone
+        yield
+        return
     _exiting = True
     try:
-        mortal.end(at_exit=at_exit)
+        yield
     finally:
         _exiting = False
     if _terminated:

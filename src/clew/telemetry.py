@@ -112,7 +112,8 @@ class Telemetry:
             False only where something was not delivered. It never raises, and may be called again: that waits for the
             first call if it is under way, and returns what the first one returned.
         """
-        return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
+        with lifetime.ending():
+            return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
 
     def end(self, *, at_exit: bool = False) -> None:
         """Shut down at the end of the process, within ``CLEW_SHUTDOWN_TIMEOUT``."""

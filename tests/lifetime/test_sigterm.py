@@ -195,7 +195,6 @@ transport.HttpTransport.send = slow
 telemetry.shutdown(60)
 """,
         http.port,
-        CLEW_SHUTDOWN_TIMEOUT="8",  # what the handler waits for in vain, as it interrupts the thread that delivers
     )
     program.wait_for("SENDING")
     program.signal(signal.SIGTERM)

@@ -314,6 +314,8 @@ def test_a_level_that_the_application_sets_for_the_lines_counts(lines: Sent) -> 
 def test_dict_config_that_switches_off_what_it_does_not_name_leaves_the_lines(lines: Sent) -> None:
     root = logging.getLogger()
     before = root.level, root.handlers[:]
+    loggers = [found for found in root.manager.loggerDict.values() if isinstance(found, logging.Logger)]
+    enabled = [found for found in loggers if not found.disabled]
     try:
         logging.config.dictConfig({"version": 1, "root": {"level": "WARNING"}})
         assert logging.getLogger("clew.canonical").disabled
@@ -323,8 +325,8 @@ def test_dict_config_that_switches_off_what_it_does_not_name_leaves_the_lines(li
     finally:
         root.setLevel(before[0])
         root.handlers[:] = before[1]
-        for name in ("clew.canonical", "shop", "clew"):
-            logging.getLogger(name).disabled = False
+        for found in enabled:
+            found.disabled = False
 
 
 def test_the_attribute_of_the_request_id_has_its_configured_name(follow: Callable[..., Sent]) -> None:

@@ -77,6 +77,7 @@ def environment(tmp_path: Path, endpoint: Endpoint) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_METRIC_EXPORT_INTERVAL": "300",
+        "CLEW_SHUTDOWN_TIMEOUT": "60",
         "OTEL_SERVICE_NAME": "program",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONUNBUFFERED": "1",

@@ -154,12 +154,15 @@ PUBLIC = {
 @pytest.fixture(autouse=True)
 def own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(diagnostics, "_said", set())
-    before = set(sys.modules)
+    others = _taken_away()  # the shop of examples/, which other tests have imported
     yield
     by_name.measure_by_name(())
-    for name in set(sys.modules) - before:
-        if name.startswith("shop"):
-            del sys.modules[name]
+    _taken_away()
+    sys.modules.update(others)
+
+
+def _taken_away() -> dict[str, ModuleType]:
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "shop"}
 
 
 @pytest.fixture

@@ -346,7 +346,7 @@ except clew.ConfigurationError as error:
     print(error)
 with clew.measure("work"):
     pass
-assert started.shutdown()
+assert started.shutdown(60)
 assert clew.configure(spans=True) is not started
 """
     ended = run("python", "-c", program)

@@ -50,6 +50,10 @@ __all__ = [
 _ERRORS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """The status codes that are the server's failures; the others say that the call asked for something wrong."""
 
+_ROUNDED = 0.02
+"""A call that its client ends with no more than this share of its time left has come to its deadline: on its way to the
+server a deadline is rounded up, by up to a hundredth of it."""
+
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 _instrument = RpcInstrument(__name__)
@@ -258,6 +262,7 @@ class _Call:
         self._context = context
         self._metadata = [(str(key), value) for key, value in details.invocation_metadata or ()]
         self._served: Served | None = None
+        self._time_allowed: float | None = None
 
     def __enter__(self) -> None:
         raw = [(_bytes(key), _bytes(value)) for key, value in self._metadata]
@@ -266,6 +271,8 @@ class _Call:
         options = self._options
         self._request_id = options.incoming.choose(self._read)
         self._served = Served(self._request_id, None, raw)
+        with suppress(Exception):
+            self._time_allowed = self._context.time_remaining()
         self._measurement = _instrument.begin("grpc", self._method) if options.metrics else None
         self._echo(is_first=True)  # a call that is aborted sends what is there by then
 
@@ -330,8 +337,9 @@ class _Call:
         with suppress(Exception):
             context = self._context
             if type(error).__name__ == "CancelledError" or (hasattr(context, "is_active") and not context.is_active()):
-                left = context.time_remaining()
-                return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"
+                left, allowed = context.time_remaining(), self._time_allowed
+                is_late = left is not None and allowed is not None and left <= _ROUNDED * allowed
+                return "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
         return None
 
 
