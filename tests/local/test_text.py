@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 import pytest
 
-from clew import wrappers
+from clew import measure, wrappers
 from clew.local.questions.times import rfc3339
 
 MINUTE = 60 * 10**9
@@ -63,8 +64,16 @@ def test_where_all_frames_are_libraries_the_last_stays(stored, clew, failed_line
 
 
 def test_the_frames_of_clew_itself_are_folded(stored, clew, failed_line):
-    stored.send(failed_line("broken", traceback_of(OWN[0], (wrappers.__file__, "function()"), OWN[1])))
-    assert "… 1 frame of clew" in clew("follow", "r", "--store", stored.store).stdout
+    @measure
+    def fails(value):
+        raise ValueError(value)
+
+    with pytest.raises(ValueError, match="1") as raised:
+        fails(1)
+    compiled = traceback.extract_tb(raised.value.__traceback__)[1].filename
+    ours = [(wrappers.__file__, "function()"), (compiled, "function()")]
+    stored.send(failed_line("broken", traceback_of(OWN[0], *ours, OWN[1])))
+    assert "… 2 frames of clew" in clew("follow", "r", "--store", stored.store).stdout
 
 
 def test_both_halves_of_a_chained_exception_are_shown(stored, clew, failed_line):

@@ -78,7 +78,7 @@ def _continues(line: str, margin: str) -> bool:
 
 def _package(file: str) -> str | None:
     """Return which library a file belongs to, None for the user's own."""
-    if file.startswith(_OURS):
+    if file.startswith((_OURS, "<clew.")):  # and the text that `clew.short_way` compiles
         return "clew"
     if found := _INSTALLED.search(file):
         return found["package"].removesuffix(".py")
