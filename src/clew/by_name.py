@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
-from clew import imports
+from clew import imports, lifetime
 from clew.diagnostics import say_once
 from clew.measure import measure
 
@@ -79,6 +79,7 @@ class _Module:
 
 
 _modules: dict[str, _Module] = {}
+_operations: set[str] = set()
 _is_checked_at_exit = False
 
 
@@ -103,6 +104,7 @@ def measure_by_name(names: Iterable[str]) -> None:
     if wanted and not _is_checked_at_exit:
         _is_checked_at_exit = True
         atexit.register(_check_at_exit)
+        lifetime.before_sigterm(_check_at_exit)
 
 
 def measured(function: Any) -> Any:
@@ -110,10 +112,25 @@ def measured(function: Any) -> Any:
     if getattr(function, "__module__", None) == "__main__":
         return function
     try:
-        return measure(function)
+        repeats = _repeats()
+        wrapper = measure(expected=repeats)(function) if repeats else measure(function)
+        _operations.add(f"{function.__module__}.{function.__qualname__}")
+        return wrapper
     except Exception as error:
         say_once(("CLEW_MEASURE", str(function)), "CLEW_MEASURE: %r is not measured: %s", function, error)
         return function
+
+
+def measures(operation: str) -> bool:
+    """Tell whether a function has been decorated that is measured under this name."""
+    return operation in _operations
+
+
+def _repeats() -> tuple[type[BaseException], ...]:
+    """Return the exceptions by which a task of Celery says what is to become of it, which are no failures."""
+    celery = sys.modules.get("celery.exceptions")
+    names = ("Retry", "Ignore", "Reject")
+    return tuple(getattr(celery, name) for name in names if hasattr(celery, name))
 
 
 def _check_at_exit() -> None:

@@ -48,7 +48,7 @@ class Line:
     __slots__ = ("_lock", "_outermost", "_runs", "_values")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is collected in the middle of it, or a signal, may run an operation too
         self._outermost: str | None = None
         self._runs: dict[str, _Runs] = {}
         self._values: dict[str, Value] = {}
@@ -93,9 +93,12 @@ class Line:
         """Add all that another line has gathered."""
         if line._outermost is not None:
             self.begins(line._outermost)
-        for name, runs in line._runs.items():
-            self._add(name, runs.count, runs.failed, runs.seconds)
-        self.tell(line._values)
+        with line._lock:  # work that outlives its request may go on
+            found = [(name, runs.count, runs.failed, runs.seconds) for name, runs in line._runs.items()]
+            values = dict(line._values)
+        for runs in found:
+            self._add(*runs)
+        self.tell(values)
 
     def write(
         self, request_id: str, seconds: float, failure: str | None, name: str | None, attributes: Mapping[str, Any]

@@ -244,7 +244,8 @@ def _around(chosen: argparse.Namespace, source: Source) -> int:
         if chosen.format == "json":
             nothing: dict[str, Any] = {"shared": [], "failures": [], "events": []}
             _print_json({"version": 1, "start": None, "end": None, "requests": 0, "failed": 0, **nothing})
-        return _say(f"no request {chosen.what!r} in {chosen.store}, and it is not a time", NOTHING_FOUND)
+        times = "it is not a time either, like 14:03:27 or 2026-11-24T14:03:27Z"
+        return _say(f"no request {chosen.what!r} in {chosen.store}; {times}", NOTHING_FOUND)
     if chosen.format == "json":
         if answer.events_left_out:
             _say(f"{answer.events_left_out} events are left out; a shorter --window shows all", ANSWERED)

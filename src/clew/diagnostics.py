@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 
 logger = logging.getLogger("clew")
 
 _MOST_SAID = 1_000
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal's handler, or what is collected, may say something meanwhile
 _said: set[object] = set()
 _counts: dict[str, int] = {}
 
@@ -23,6 +25,9 @@ _counts: dict[str, int] = {}
 def say_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
     """Log `message % args` the first time that it is said `about` this (any hashable value); never raise."""
     if about in _said or len(_said) >= _MOST_SAID:
+        return
+    if _waiting.said is not None:
+        _waiting.said.append(partial(say_once, about, message, *args, level=level))
         return
     with _lock:
         if about in _said:
@@ -32,6 +37,33 @@ def say_once(about: object, message: str, *args: object, level: int = logging.WA
         logger.log(level, message, *args)
     except Exception:  # a user's handler or filter that raises must not reach the measured code
         return
+
+
+class _Waiting(threading.local):
+    said: list[Callable[[], None]] | None = None
+
+
+_waiting = _Waiting()
+
+
+class SaidAfterwards:
+    """A block in which this thread says nothing; what there was to say is said at its end.
+
+    It goes around a lock: a handler of the application's that hears of it may measure, and so may whoever it waits for.
+    """
+
+    __slots__ = ("_is_outermost",)
+
+    def __enter__(self) -> None:
+        self._is_outermost = _waiting.said is None
+        if self._is_outermost:
+            _waiting.said = []
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_outermost:
+            said, _waiting.said = _waiting.said, None
+            for say in said or ():
+                say()
 
 
 def count(event: str, amount: int = 1) -> None:
@@ -48,7 +80,7 @@ def counts() -> dict[str, int]:
 
 def _restart_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _counts.clear()
 
 

@@ -103,6 +103,7 @@ class Entry:
                     self._enclosing.line.take_in(line)
                 else:
                     line.write(self._request_id, seconds, failure, name, attributes or {})
+            self._enclosing = None  # which would keep its own, and so on
         except Exception as trouble:
             count("canonical.not_written")
             say_once(
@@ -165,7 +166,9 @@ def _renew_in_child() -> None:
     """What was followed in the parent is the parent's to decide: a forked child follows those that it begins."""
     global current
     if current is not None:
-        current = current.renewed()
+        before, current = current, current.renewed()
+        if before.holding is not None:
+            before.holding.forget()
 
 
 if hasattr(os, "register_at_fork"):

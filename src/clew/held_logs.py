@@ -11,7 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -110,16 +110,22 @@ class Held:
         """Let the records go, or drop them; the first decision counts."""
         if self.is_kept is None and not self._is_left_to_enclosing:
             send(self._holding.decide(self, is_kept))
+            self._holding.decide_on_asked()
 
     def end(self, *, is_kept: bool) -> None:
         """Decide at the end of the entry, which is kept too where it has lasted long."""
         self.decide(is_kept=is_kept or time.monotonic() - self._started > self._holding.slow)
 
+    def in_charge(self) -> Held:
+        """Return what holds the records that come now: this one, or an enclosing one that it has been left to."""
+        held = self
+        while held._is_left_to_enclosing and held._enclosing is not None:
+            held = held._enclosing
+        return held
+
     def leave_to_enclosing(self) -> Held | None:
         """Return what has the say in place of this one where that is still undecided, which later records go to."""
-        enclosing = self._enclosing
-        while enclosing is not None and enclosing._is_left_to_enclosing:
-            enclosing = enclosing._enclosing
+        enclosing = None if self._enclosing is None else self._enclosing.in_charge()
         if enclosing is None or enclosing.is_kept is False:
             return None
         self._enclosing = enclosing
@@ -130,6 +136,10 @@ class Held:
 class Holding:
     """All that is held in this process, within bounds.
 
+    A record may be made anywhere, in the middle of this code too: by the handler of a signal, or by an object that is
+    collected. So a thread that has the lock may ask for it again; such a record is sent at once, and such a decision
+    waits until the lock is free.
+
     Args:
         slow: In seconds: a request that lasts longer is kept.
         share: From 0 to 1: the share of request IDs whose requests are kept whatever happens.
@@ -139,7 +149,9 @@ class Holding:
         self.slow = slow
         self.share = share
         self.is_open = True
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_busy = False  # with the lock: whether the thread that has it is in the middle of a change
+        self._asked: deque[tuple[Held, bool]] = deque()
         self._records: OrderedDict[int, _Record] = OrderedDict()
         self._size = 0
         self._next = 0
@@ -148,68 +160,103 @@ class Holding:
 
     def begin(self, request_id: str, enclosing: Held | None = None) -> Held:
         """Begin to hold the records of one entry into a request, or let them pass where its ID is in the share."""
-        return Held(self, is_kept=True if falls_into(request_id, self.share) else None, enclosing=enclosing)
+        is_kept = True if falls_into(request_id, self.share) else None
+        if enclosing is not None:
+            enclosing = enclosing.in_charge()
+            if enclosing.is_kept is not None:  # so it decides on nothing any more, and need not be kept in memory
+                is_kept, enclosing = is_kept or enclosing.is_kept or None, None
+        return Held(self, is_kept=is_kept, enclosing=enclosing)
 
     def take(self, held: Held, rendered: Rendered) -> bool:
         """Hold a record of an entry, or return False where it is to be sent at once."""
-        size = rendered.size
+        dropped, is_watched = 0, True
         with self._lock:
-            if not self.is_open:
+            if self._is_busy or not self.is_open:
                 return False
+            held = held.in_charge()
             if held.is_kept is not None:
                 return not held.is_kept
-            if size > BYTES_PER_REQUEST or size > BYTES_IN_ALL:
-                dropped, is_watched = 1, True
-            else:
-                dropped = self._make_room(held, size)
-                record = _Record(self._next, held, rendered, time.monotonic() + LONGEST_HELD)
-                self._next += 1
-                self._records[record.number] = held.records[record.number] = record
-                self._size += size
-                held.size += size
-                is_watched, self._is_watched = self._is_watched, True
+            self._is_busy = True
+            try:
+                if rendered.size > BYTES_PER_REQUEST or rendered.size > BYTES_IN_ALL:
+                    dropped = 1
+                else:
+                    dropped = self._make_room(held, rendered.size)
+                    record = self._add(held, rendered)
+                    if not self.is_open and self._remove(record):  # closed in the middle
+                        return False
+                    is_watched, self._is_watched = self._is_watched, True
+            finally:
+                self._is_busy = False
         if dropped:
             _say_dropped(dropped)
         if not is_watched:
             self._watch_in_thread()
+        self.decide_on_asked()
         return True
+
+    def _add(self, held: Held, rendered: Rendered) -> _Record:
+        record = _Record(self._next, held, rendered, time.monotonic() + LONGEST_HELD)
+        self._next += 1
+        self._records[record.number] = held.records[record.number] = record
+        self._size += rendered.size
+        held.size += rendered.size
+        return record
 
     def _make_room(self, held: Held, size: int) -> int:
         """Drop the oldest records until one more of this size may be held; returns how many."""
         dropped = 0
         while held.records and (len(held.records) >= RECORDS_PER_REQUEST or held.size + size > BYTES_PER_REQUEST):
-            self._remove(next(iter(held.records.values())))
-            dropped += 1
+            dropped += self._remove(next(iter(held.records.values())))
         while self._records and (len(self._records) >= RECORDS_IN_ALL or self._size + size > BYTES_IN_ALL):
-            self._remove(next(iter(self._records.values())))
-            dropped += 1
+            dropped += self._remove(next(iter(self._records.values())))
         return dropped
 
-    def _remove(self, record: _Record) -> None:
+    def _remove(self, record: _Record) -> bool:
+        """Hold a record no more, or return False where it was not held: whoever removes it may send it."""
         held = record.held
-        del self._records[record.number]
-        del held.records[record.number]
+        held.records.pop(record.number, None)
+        if self._records.pop(record.number, None) is None:
+            return False
         self._size -= record.rendered.size
         held.size -= record.rendered.size
+        return True
 
     def decide(self, held: Held, is_kept: bool) -> list[Rendered]:
         """Decide on an entry, and return what is to be sent."""
-        dropped = 0
         with self._lock:
             if held.is_kept is not None or not self.is_open:
                 return []
-            enclosing = None if is_kept else held.leave_to_enclosing()
-            records = list(held.records.values())
-            if enclosing is not None and enclosing.is_kept is None:
-                dropped = self._hand_over(records, enclosing)
-                records = []
-            else:
-                held.is_kept = is_kept = is_kept or enclosing is not None
-                for record in records:
-                    self._remove(record)
+            if self._is_busy:
+                self._asked.append((held, is_kept))
+                return []
+            self._is_busy = True
+            try:
+                records, dropped = self._settle(held, is_kept)
+            finally:
+                self._is_busy = False
         if dropped:
             _say_dropped(dropped)
-        return [record.rendered for record in records] if is_kept else []
+        return [record.rendered for record in records]
+
+    def _settle(self, held: Held, is_kept: bool) -> tuple[list[_Record], int]:
+        """Settle what becomes of an entry; returns the records to be sent, and how many had to be dropped."""
+        enclosing = None if is_kept else held.leave_to_enclosing()
+        records = list(held.records.values())
+        if enclosing is not None and enclosing.is_kept is None:
+            return [], self._hand_over(records, enclosing)
+        held.is_kept = is_kept = is_kept or enclosing is not None
+        removed = [record for record in records if self._remove(record)]
+        return removed if is_kept else [], 0
+
+    def decide_on_asked(self) -> None:
+        """Decide on what could not be decided on while this thread was in the middle of a change."""
+        while self._asked and not self._is_busy:
+            try:
+                held, is_kept = self._asked.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            held.decide(is_kept=is_kept)
 
     def _hand_over(self, records: list[_Record], enclosing: Held) -> int:
         """Let the enclosing entry hold what another one has held, in order; returns how many had to be dropped."""
@@ -244,6 +291,7 @@ class Holding:
                     return
             left = oldest.due - time.monotonic()
             if left > 0:
+                del oldest  # it may be let go or dropped meanwhile
                 self._over.wait(left)
             else:
                 oldest.held.decide(is_kept=True)
@@ -256,10 +304,8 @@ class Holding:
         locked = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
             self.is_open = False
-            records = list(self._records.values())
-            self._records.clear()
+            records = [record for record in list(self._records.values()) if self._remove(record)]
             for record in records:
-                record.held.records.clear()
                 record.held.is_kept = True
         finally:
             if locked:
@@ -268,6 +314,16 @@ class Holding:
         rendered = [record.rendered for record in records]
         send(one for one in rendered if not one.may_wait)
         _send_within(_LONGEST_WAIT, [one for one in rendered if one.may_wait])
+
+    def forget(self) -> None:
+        """Drop all that is held, and hold nothing any more: in a forked child, since it is the parent's to decide on.
+
+        Whoever had the lock in the parent is not there.
+        """
+        self._lock = threading.RLock()
+        self._is_busy = self.is_open = False
+        self._records.clear()
+        self._asked.clear()
 
 
 def send(records: Iterable[Rendered]) -> None:

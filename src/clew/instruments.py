@@ -23,7 +23,7 @@ from opentelemetry.context import Context
 
 from clew import pipeline
 from clew.attributes import clean_instrument_attributes as cleaned
-from clew.diagnostics import count, say_once
+from clew.diagnostics import SaidAfterwards, count, say_once
 
 if TYPE_CHECKING:
     from clew.links import InstrumentLink
@@ -75,7 +75,7 @@ class _Instrument:
             say_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
 
     def _settle(self, current: pipeline.Pipeline) -> None:
-        with self._lock:
+        with SaidAfterwards(), self._lock:
             if self._pipeline is current:
                 return
             self._sharded, self._real = None, _drop
@@ -157,7 +157,7 @@ class _Bound(Generic[I]):
             return None
         if instrument._pipeline is not current:
             instrument._settle(current)
-        with pipeline.switching:
+        with SaidAfterwards(), pipeline.switching:
             sharded = instrument._sharded
             if sharded is not None and instrument._pipeline is pipeline.current:
                 self._local = sharded.local(self._attributes)

@@ -205,6 +205,15 @@ def attend_sigterm() -> None:
         )
 
 
+def before_sigterm(act: Callable[[], None]) -> None:
+    """Call `act` when SIGTERM is about to end this process, before what has been measured is sent."""
+    if act not in _before_sigterm:
+        _before_sigterm.append(act)
+
+
+_before_sigterm: list[Callable[[], None]] = []
+
+
 def _leave_sigterm() -> None:
     with suppress(ValueError):  # in another thread than the main one: the handler stays, and does what there was before
         if signal.getsignal(signal.SIGTERM) is _on_sigterm:
@@ -276,6 +285,8 @@ def _on_sigterm(number: int, frame: Any) -> None:
         _terminated = True  # the delivery is under way in the code that this interrupts, which dies when it is done
         return
     first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
+    for act in _before_sigterm if not first else ():
+        _in_thread(act, _SLACK)
     for mortal in list(_mortals):
         timeout = mortal.shutdown_timeout
         _in_thread(partial(mortal.let_go, timeout) if first else mortal.end, timeout + _SLACK)

@@ -133,7 +133,7 @@ class InstrumentLink:
     def __init__(self, instrument: ShardedInstrument) -> None:
         self._instrument = instrument
         self._local = OperationLocal()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may measure in the middle
         self._series: dict[Key, Series] = {}
         self._overflow: Series | None = None
 
@@ -170,7 +170,7 @@ class InstrumentLink:
             if series is None:
                 if len(self._series) >= INSTRUMENT_SETS:
                     return self._beyond()
-                series = self._series[key] = self._instrument.new_series(cleaned, key)
+                series = self._series.setdefault(key, self._instrument.new_series(cleaned, key))
             return series
 
     def _beyond(self) -> Series:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import pipeline
 from clew.attributes import Computed, Value, clean, key_of
-from clew.diagnostics import say_once
+from clew.diagnostics import SaidAfterwards, say_once
 from clew.failures import exception_types
 from clew.running import Run, begin
 from clew.wrappers import wrap
@@ -289,7 +289,7 @@ class Site:
         current = pipeline.current
         if current is None or current is self._asked or self._link is None:
             return
-        with pipeline.switching:
+        with SaidAfterwards(), pipeline.switching:
             if current is pipeline.current:
                 from clew.links import link_site  # only where there is something to link to
 
@@ -376,7 +376,8 @@ def measure(
         span: Whether each run also is a span; by default what ``CLEW_SPANS`` says.
 
     Raises:
-        TypeError: An argument is of the wrong type, or the callable wants a parameter the function has not.
+        TypeError: An argument is of the wrong type, there is a function and something else, or the callable wants a
+            parameter the function has not.
         ValueError: The name is empty, too long or not printable.
     """
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
@@ -391,6 +392,8 @@ def measure(
             return made
     if name is not None and not isinstance(name, str):
         if callable(name) or isinstance(name, (staticmethod, classmethod)):
+            if not plain:
+                raise TypeError(f"clew.measure takes {name!r} alone; with more, write @clew.measure(…) above it")
             return Measure(None)(cast("Any", name))
         raise TypeError(f"clew.measure takes an operation's name or a function, not {name!r}")
     if name is not None:
@@ -401,6 +404,8 @@ def measure(
     kinds = exception_types(expected, owner)
     if failed is not None and not callable(failed):
         raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
+    if span is not None and not isinstance(span, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{owner}: span takes True, False or None, not {span!r}")
     if plain:
         return Measure(name)
     return _Given(name, attributes, kinds, failed, span)

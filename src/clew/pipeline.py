@@ -16,7 +16,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
-from clew.diagnostics import count, counts, say_once
+from clew.diagnostics import SaidAfterwards, count, counts, say_once
 from clew.failures import NOTHING_EXPECTED, OTHER, Expected
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Pipeline:
         self.follows_requests = follows_requests
         """Whether each run has to tell its request how it ends; then none takes the short way."""
         self.is_open = True
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the handler of a signal may measure too, in the middle of what it interrupts
         self.sets = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
@@ -87,19 +87,19 @@ class Pipeline:
         found = self._operations.get(name)
         if found is not None:
             return found
-        with self.lock:
+        with SaidAfterwards(), self.lock:
             found = self._operations.get(name)
             if found is None:
                 if len(self._operations) >= INSTRUMENT_SETS:
                     return self._further_operation()
-                found = self._operations[name] = Operation(self, name)
+                found = self._operations.setdefault(name, Operation(self, name))
             return found
 
     def add_block(self, name: str) -> None:
         """Let further blocks of that name take the short way, if there is one."""
         from clew.links import link_block
 
-        with switching:
+        with SaidAfterwards(), switching:
             if self is current and len(self.block_links) < INSTRUMENT_SETS:
                 self.block_links[name] = None if self.follows_requests else link_block(name, self)
 
@@ -153,7 +153,7 @@ class Operation:
 
     def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
         pipeline = self.pipeline
-        with pipeline.lock:
+        with SaidAfterwards(), pipeline.lock:
             error_type = self._known(error_type)
             if self._name is None or key is _BEYOND_ALL:
                 return self._beyond_all()
@@ -179,11 +179,11 @@ class Operation:
                 series = self.recorder.series(self._named(attributes, error_type), key)
                 if error_type is None:
                     self._only_failed.discard(key)
-                    self._series[key] = series
+                    series = self._series.setdefault(key, series)
                 else:
                     if key and key not in self._series:
                         self._only_failed.add(key)
-                    self._failed[key, error_type] = series
+                    series = self._failed.setdefault((key, error_type), series)
             return series
 
     def _is_past_budget(self, key: Key) -> bool:
@@ -198,7 +198,7 @@ class Operation:
         if series is None:
             self.pipeline.sets += 1
             series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND)
-            self._overflow[error_type] = series
+            series = self._overflow.setdefault(error_type, series)
         return series
 
     def _beyond_all(self) -> SeriesRecorder:
@@ -254,7 +254,7 @@ def _observe(options: CallbackOptions) -> Iterable[Observation]:
 
 current: Pipeline | None = None
 
-switching = threading.Lock()
+switching = threading.RLock()
 """Held while the current pipeline changes, and while something links itself to it."""
 
 
@@ -286,7 +286,7 @@ def use(pipeline: Pipeline | None) -> None:
 def _renew_in_child() -> None:
     """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
     global switching
-    switching = threading.Lock()
+    switching = threading.RLock()
     if current is not None:
         current.is_open = False
         use(current.renewed())

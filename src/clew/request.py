@@ -209,6 +209,13 @@ class RequestCell:
         if self._keepers is None:
             self._keepers = _Keepers(self._owner_thread, self._owner_task)
 
+    def outlive_outer(self) -> None:
+        """The request has ended in order: what still runs in it never goes back to the one around it.
+
+        Where each request starts the work that enters the next one, all of them would be kept in memory else.
+        """
+        self._outer = None
+
     def live(self) -> RequestCell | None:
         """Return this cell, or the nearest one around it that the running task or thread is still part of."""
         cell: RequestCell | None = self
@@ -349,6 +356,7 @@ def leave(cell: RequestCell, before: Context, within: Context) -> None:
     if current is within and cell.is_owned():
         found = cast("RequestCell | None", before.get(REQUEST_KEY))
         attach(before if found is None or found.live() is found else with_cell(found.live(), before))
+        cell.outlive_outer()
         return
     cell.leave_behind()
     if current.get(REQUEST_KEY) is cell:

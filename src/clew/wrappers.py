@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import types
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from time import perf_counter as clock
@@ -161,6 +162,8 @@ def _generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) ->
         return result
 
     site.on_link(set_link)
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & inspect.CO_ITERABLE_COROUTINE:
+        types.coroutine(steps)  # marks it: what it returns is awaited
     return _watched(function, functools.wraps(function)(steps), inspect.CO_GENERATOR)
 
 

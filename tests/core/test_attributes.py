@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import gc
+import logging
+import threading
 import tracemalloc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from recorded import Recorded
 
 import clew
+from clew import pipeline
 
 
 def attributes_of(recorded: Recorded, operation: str) -> list[dict[str, Any]]:
@@ -146,6 +149,23 @@ def test_true_one_and_one_point_zero_are_three_values(recorded: Recorded) -> Non
     assert found == {(bool, True): 2, (int, 1): 1, (float, 1.0): 1}
 
 
+@pytest.mark.parametrize("form", ["computed", "set", "counter"])
+def test_values_of_equal_worth_stay_apart_when_they_come_again(recorded: Recorded, form: str) -> None:
+    computed = clew.measure("work", attributes=lambda value: {"value": value})(lambda value: None)
+    counter = clew.counter("values")
+    for value in (True, 1, 1.0, True, 1, 1.0):
+        if form == "computed":
+            computed(value)
+        elif form == "counter":
+            counter.add(1, {"value": value})
+        else:
+            with clew.measure("work") as m:
+                m.set("value", value)
+    points = recorded.points("values") if form == "counter" else recorded.durations("work")
+    found = {type(p.attributes["value"]): p.value if form == "counter" else p.count for p in points}
+    assert found == {bool: 2, int: 2, float: 2}
+
+
 def test_not_a_number_is_one_value(recorded: Recorded) -> None:
     for _ in range(3):
         with clew.measure("nan", attributes={"value": float("nan")}):
@@ -188,6 +208,63 @@ def test_past_its_budget_an_operation_keeps_its_totals_and_leaves_others_alone(
     assert recorded.events()["attributes.overflow"] - before == 20
 
 
+@pytest.mark.parametrize("is_function", [False, True], ids=["blocks", "functions"])
+def test_a_handler_that_measures_what_it_does_can_be_told_of_an_overflow(
+    configured: Callable[..., Recorded], is_function: bool
+) -> None:
+    recorded = configured(attribute_sets=2)
+    told: list[str] = []
+    name = f"careless {is_function}"
+
+    class Measured(logging.Handler):
+        @clew.measure("handles")
+        def emit(self, record: logging.LogRecord) -> None:
+            with clew.measure("handles inside") as m:
+                m.set("logger", record.name)
+            told.append(record.getMessage())
+
+    def use() -> None:
+        for number in range(4):
+            measure = clew.measure(name, attributes={"user": number})
+            if is_function:
+                measure(lambda: None)()
+            else:
+                with measure:
+                    pass
+
+    handler = Measured()
+    logging.getLogger("clew").addHandler(handler)
+    try:
+        thread = threading.Thread(target=use, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+    finally:
+        logging.getLogger("clew").removeHandler(handler)
+    assert [f"{name} has more than 2 attribute sets" in text for text in told] == [True]
+    assert recorded.calls(name) == {None: 4}
+    assert recorded.calls("handles") == recorded.calls("handles inside") == {None: 1}
+
+
+def test_what_interrupts_the_making_of_a_series_may_measure(recorded: Recorded) -> None:
+    assert pipeline.current is not None
+    current = pipeline.current
+
+    def use() -> None:
+        with current.lock, pipeline.switching:  # as the code has them that the handler of a signal interrupts
+            clew.measure("handles")(lambda: None)()
+            for number in range(3):
+                with clew.measure("handles inside") as m:
+                    m.set("number", number)
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert recorded.calls("handles") == {None: 1}
+    assert recorded.calls("handles inside") == {None: 3}
+
+
 def test_error_types_without_end_are_named_other(configured: Callable[..., Recorded]) -> None:
     recorded = configured(attribute_sets=5)
     for n in range(20):
@@ -207,6 +284,22 @@ def test_operation_names_without_end_end_in_one_overflow_point(recorded: Recorde
     assert dict(overflow.attributes) == {"otel.metric.overflow": True}
     assert overflow.count == 100
     assert len(points) == 2_001
+    assert len(recorded.points("operation.active")) == 2_001
+
+
+def test_the_instrument_as_a_whole_has_its_limit_behind_that_of_each_operation(
+    configured: Callable[..., Recorded],
+) -> None:
+    recorded = configured(attribute_sets=1_100)
+    for name in ("one", "two"):
+        for number in range(1_100):
+            with clew.measure(name, attributes={"number": number}):
+                pass
+    points = recorded.durations()
+    (overflow,) = [p for p in points if p.attributes.get("otel.metric.overflow")]
+    assert dict(overflow.attributes) == {"otel.metric.overflow": True}
+    assert len(points) == 2_001
+    assert sum(p.count for p in points) == 2_200
 
 
 @settings(

@@ -297,6 +297,30 @@ def test_tasks_side_by_side_keep_their_own() -> None:
     assert all(asyncio.run(main()))
 
 
+def test_requests_each_started_by_the_one_before_do_not_pile_up() -> None:
+    from clew.request import RequestCell
+
+    def cells() -> int:
+        gc.collect()
+        return sum(type(found) is RequestCell for found in gc.get_objects())
+
+    async def tick(number: int) -> asyncio.Task[Any] | int:
+        with clew.request(f"tick-{number}"):
+            assert clew.request_id() == f"tick-{number}"
+            if number < 50:
+                return asyncio.create_task(tick(number + 1))
+            return cells()
+
+    async def tick_on() -> int:
+        found: asyncio.Task[Any] | int = asyncio.create_task(tick(0))
+        while isinstance(found, asyncio.Task):
+            found = await found
+        return found
+
+    before = cells()
+    assert asyncio.run(tick_on()) - before < 10
+
+
 def test_many_requests_left_behind_do_not_pile_up() -> None:
     from opentelemetry.context import get_current
 

@@ -110,6 +110,8 @@ class Exports:
                 attribute.value.int_value = value
             elif isinstance(value, float):
                 attribute.value.double_value = value
+            elif isinstance(value, Mapping):
+                Exports.attributes(attribute.value.kvlist_value.values, value)
             else:
                 attribute.value.string_value = value
 

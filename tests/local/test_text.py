@@ -146,6 +146,37 @@ def test_of_an_http_span_only_what_matters_is_shown_and_json_has_all(stored, cle
     )
 
 
+def test_a_canonical_line_says_its_operations_shortly_and_nothing_twice(stored, clew, exports, now):
+    attributes = {
+        "request_id": "r",
+        "request.name": "GET /carts/{id}",
+        "request.duration": 1.25,
+        "request.outcome": "failure",
+        "error.type": "KeyError",
+        "http.route": "/carts/{id}",
+        "http.response.status_code": 500,
+        "order.id": "8f3c",
+        "request.operations": {
+            "look up": {"count": 3, "failed": 1, "duration": 0.5},
+            "pay": {"count": 1, "failed": 0, "duration": 0.002},
+        },
+    }
+    stored.send(exports.log_line("GET /carts/{id} failed (KeyError) in 1.25 s", at=now, attributes=attributes))
+    last = clew("follow", "r", "--store", stored.store).stdout.splitlines()[-1]
+    assert last.endswith(
+        "in 1.25 s  http.response.status_code=500 order.id=8f3c [look up 3× 500 ms (1 failed)] [pay 2.00 ms]"
+    )
+    (event,) = clew("follow", "r", "--store", stored.store, "--format", "json").json["events"]
+    assert event["attributes"] == attributes
+
+
+def test_attributes_that_only_have_the_name_of_a_canonical_line_s_are_shown(stored, clew, exports, now):
+    attributes = {"request_id": "r", "request.operations": {"pay": {"count": "many"}}, "b": 1}
+    stored.send(exports.log_line("done", at=now, attributes=attributes))
+    last = clew("follow", "r", "--store", stored.store).stdout.splitlines()[-1]
+    assert last.endswith("done  b=1 [pay {'count': 'many'}]")
+
+
 def test_an_instance_is_named_where_its_service_has_several(stored, clew, exports, now):
     message = logs = None
     named = {"payments": ("payments-1", "payments-2"), "front": ("9e107d9d-372b-4682-8f6e-1c1f6f8a2f11",)}

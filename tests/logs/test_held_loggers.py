@@ -8,6 +8,7 @@ import logging
 import logging.config
 import logging.handlers
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
@@ -231,6 +232,55 @@ def test_a_handler_that_fails_when_records_are_let_go_reaches_nobody(held: Sent)
         logger.removeHandler(handler)
     assert [text for text in held.texts() if text in ("one", "two")] == ["one", "two"]
     assert held.recorded.events() == {"held_logs.not_sent": 2}
+
+
+def test_a_record_whose_values_cannot_be_rendered_is_left_to_the_handler_that_writes(
+    held: Sent, lines: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Sick(logging.Formatter):
+        def formatException(self, ei: Any) -> str:
+            raise RuntimeError("no traceback today")
+
+    written = lines()
+    (handler,) = [one for one in logger.handlers if isinstance(one, HoldingHandler)]
+    handler.target.setFormatter(Sick("%(message)s"))
+    with clew.request():
+        try:
+            raise ValueError
+        except ValueError:
+            logger.info("not to be formatted", exc_info=True)
+        logger.error("failed")
+    assert "no traceback today" in capsys.readouterr().err, "said as logging says what a handler cannot write"
+    assert written() == ["failed"]
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.ERROR])
+def test_what_logs_when_it_is_collected_with_a_held_record_holds_nothing_up(
+    level: int, held: Sent, lines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler keeps every record
+    monkeypatch.setattr("clew.held_logs.RECORDS_PER_REQUEST", 2)
+    monkeypatch.setattr("clew.held_logs.Holding._watch_in_thread", lambda _: None)  # it may look at a record just then
+    written = lines("%(message)s")
+
+    class Loud:
+        def __del__(self) -> None:
+            logger.log(level, "collected")
+
+    def log() -> None:
+        with clew.request():
+            for number in range(3):
+                logger.info("%d", number, extra={"_object": Loud()})
+            if level < logging.ERROR:
+                logger.error("failed")
+
+    thread = threading.Thread(target=log, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    expected = ["1", "2"] if level == logging.ERROR else ["1", "2", "failed"]
+    assert [line for line in written() if line != "collected"] == expected
+    assert "collected" in written()
 
 
 # structlog

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import threading
@@ -182,6 +183,30 @@ def test_what_a_further_entry_into_the_same_request_would_drop_the_outer_one_dec
     with clew.request("r-2"), clew.request("r-2"):
         logger.info("dropped")
     assert held.texts() == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_entries_each_started_by_the_one_before_do_not_pile_up(share: float, hold: Callable[..., Sent]) -> None:
+    hold(logs_share=share)
+
+    def entries() -> int:
+        gc.collect()
+        return sum(type(found) is held_logs.Held for found in gc.get_objects())
+
+    async def enter(number: int) -> asyncio.Task[Any] | int:
+        with clew.request("r-1"):
+            if number < 50:
+                return asyncio.create_task(enter(number + 1))
+            return entries()
+
+    async def enter_on() -> int:
+        found: asyncio.Task[Any] | int = asyncio.create_task(enter(0))
+        while isinstance(found, asyncio.Task):
+            found = await found
+        return found
+
+    before = entries()
+    assert asyncio.run(enter_on()) - before < 10
 
 
 def test_work_that_outlives_a_request_follows_the_decision(held: Sent) -> None:

@@ -180,6 +180,31 @@ if child:
     assert len(texts(http, "request succeeded")) == 1
 
 
+def test_what_fails_in_a_child_lets_nothing_go_that_the_parent_has_held(run: Callable[..., Any], http: Any) -> None:
+    program = run(
+        BEGIN
+        + """
+from clew import entries
+child = None
+try:
+    with clew.request("r-1"):
+        log.info("of the parent")
+        with entries.current.holding._lock:  # as another thread may have it at the fork
+            child = os.fork()
+        if child == 0:
+            log.error("of the child")
+            raise ValueError
+except ValueError:
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""",
+        http.port,
+        **HOLD,
+    )
+    assert texts(http, "of the") == ["of the child"]
+    assert program.told("WROTE") == ["of the child"]
+
+
 def test_a_fork_while_threads_log_leaves_a_child_that_holds(run: Callable[..., Any], http: Any) -> None:
     run(
         BEGIN

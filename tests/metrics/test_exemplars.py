@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import Histogram
@@ -101,6 +101,18 @@ def test_without_a_request_or_a_sampled_span_there_is_no_exemplar(recorded: Reco
         pass
     (point,) = recorded.durations("lonely")
     assert point.exemplars == []
+
+
+@pytest.mark.parametrize("order", [("span", "request"), ("request", "span")])
+def test_among_equals_a_measurement_with_a_request_id_wins(
+    recorded: Recorded, clock: StoppedClock, order: tuple[str, str]
+) -> None:
+    tracer = trace.get_tracer("test", tracer_provider=recorded.telemetry.tracer_provider)
+    for what in order:
+        with clew.request("wins") if what == "request" else tracer.start_as_current_span("span"), clew.measure("work"):
+            clock.now += 1_000_000
+    (point,) = recorded.durations("work")
+    assert request_ids(point) == ["wins"]
 
 
 def test_a_sampled_span_is_on_the_exemplar_and_an_unsampled_one_is_not(
@@ -225,6 +237,9 @@ def test_the_attribute_of_the_request_id_can_be_renamed(configured: Callable[...
     sampled=st.booleans(),
     others=st.dictionaries(st.text(min_size=1, max_size=40), st.one_of(st.text(max_size=60), st.integers())),
 )
+@example(request_id="a" * 55, sampled=True, others={})
+@example(request_id="a" * 56, sampled=True, others={"more": 1})
+@example(request_id="a" * 118, sampled=True, others={"more": 1})
 def test_all_labels_together_stay_within_the_budget_the_request_id_first(
     request_id: str | None, sampled: bool, others: dict[str, Any]
 ) -> None:
@@ -255,13 +270,14 @@ def test_a_generators_request_is_the_one_it_began_in_whoever_drives_it_later(rec
         yield 1
         yield 2
 
-    with clew.request("began-here"):
-        generator = stream()
-        next(generator)
-    with clew.request("driven-here"):
-        assert list(generator) == [2]
-    (point,) = recorded.durations("stream")
-    assert request_ids(point) == ["began-here"]
+    for _ in range(2):  # the first one makes the short way, the second one takes it
+        with clew.request("began-here"):
+            generator = stream()
+            next(generator)
+        with clew.request("driven-here"):
+            assert list(generator) == [2]
+        (point,) = recorded.durations("stream")
+        assert set(request_ids(point)) == {"began-here"}
 
 
 def test_an_async_generators_request_is_the_one_it_began_in(recorded: Recorded) -> None:
@@ -277,9 +293,10 @@ def test_an_async_generators_request_is_the_one_it_began_in(recorded: Recorded) 
         with clew.request("driven-here"):
             assert [item async for item in generator] == [2]
 
-    asyncio.run(main())
-    (point,) = recorded.durations("stream")
-    assert request_ids(point) == ["began-here"]
+    for _ in range(2):  # the first one makes the short way, the second one takes it
+        asyncio.run(main())
+        (point,) = recorded.durations("stream")
+        assert set(request_ids(point)) == {"began-here"}
 
 
 def test_a_coroutine_driven_on_in_another_thread_counts_once_and_runs_no_more(recorded: Recorded) -> None:

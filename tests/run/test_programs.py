@@ -116,6 +116,17 @@ def test_a_program_without_a_handler_dies_of_its_signal(
     assert endpoint.operations() == {"shop.orders.place": 1}
 
 
+def test_a_module_that_was_never_imported_is_said_where_sigterm_ends_the_program(
+    start: Callable[..., Program], write: Callable[..., None], endpoint: Endpoint
+) -> None:
+    write(app="import time\nprint('ready', flush=True)\ntime.sleep(60)")
+    program = start("python", "app.py", CLEW_MEASURE="shop.nowhere:*")
+    program.wait_until(lambda: "ready" in program.log())
+    program.process.terminate()
+    assert program.process.wait(30) == -signal.SIGTERM
+    assert program.log().count("shop.nowhere was never imported, so nothing in it was measured") == 1
+
+
 # ------------------------------------------------------------------------------------------------- short processes
 
 

@@ -86,9 +86,12 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("worker", WORKERS)
-def test_a_task_runs_in_the_request_that_sent_it_and_is_measured(
+@pytest.mark.parametrize(
+    ("worker", "by_name"), [*((worker, "") for worker in WORKERS), ("celery", "tasks:*"), ("rq", "tasks:*")]
+)
+def test_a_task_runs_in_the_request_that_sent_it_and_is_measured_once(
     worker: str,
+    by_name: str,
     start: Callable[..., Program],
     write: Callable[..., None],
     environment: dict[str, str],
@@ -99,7 +102,7 @@ def test_a_task_runs_in_the_request_that_sent_it_and_is_measured(
     needs(worker.partition("-")[0])
     tasks, client, command, operation = WORKERS[worker]
     write(tasks=tasks, client=client)
-    variables = {"REDIS_URL": redis_url, "PYTHONPATH": str(tmp_path)}
+    variables = {"REDIS_URL": redis_url, "PYTHONPATH": str(tmp_path), "CLEW_MEASURE": by_name}
     program = start(*(redis_url if word == "REDIS_URL" else word for word in command), **variables)
     sent = subprocess.run(
         [*CLEW_RUN, "python", "client.py"],
@@ -116,3 +119,4 @@ def test_a_task_runs_in_the_request_that_sent_it_and_is_measured(
     assert [found["request_id"] for found in endpoint.logged("added")] == ["order-1"]
     assert list(points(endpoint, "operation.time_in_queue"))
     program.stop()
+    assert endpoint.operations() == {operation: 1}

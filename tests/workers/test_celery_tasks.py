@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from opentelemetry.context import attach, detach, get_current, get_value, set_va
 from recorded import Recorded
 
 import clew
+from clew import by_name
 from clew.request import is_valid, policy
 
 pytest.importorskip("celery", reason="celery is not installed")
@@ -31,6 +35,42 @@ def instrumented() -> Iterator[None]:
     instrument()
     yield
     uninstrument()
+
+
+NAMED = """
+import celery
+
+app = celery.Celery("named", set_as_current=False)
+app.conf.task_always_eager = True
+
+@app.task(bind=True, max_retries=3)
+def again(self):
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return 5
+
+@app.task(autoretry_for=(KeyError,), max_retries=0)
+def fails():
+    raise KeyError("gift")
+"""
+
+
+def test_a_task_that_is_measured_by_name_too_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: Recorded
+) -> None:
+    (tmp_path / "named_tasks.py").write_text(NAMED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    by_name.measure_by_name(["named_tasks:*"])
+    try:
+        named: Any = importlib.import_module("named_tasks")
+        assert named.again.delay().get() == 5
+        with pytest.raises(KeyError):
+            named.fails.delay().get()
+        assert recorded.calls("named_tasks.again") == {None: 3}
+        assert recorded.calls("named_tasks.fails") == {"KeyError": 1}
+    finally:
+        by_name.measure_by_name(())
+        sys.modules.pop("named_tasks", None)
 
 
 class Tasks:

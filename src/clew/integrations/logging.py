@@ -87,7 +87,24 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
-class LogHandler(logging.Handler):
+class _Unlocked(logging.Handler):
+    """A handler whose `emit` may be called by all threads at once, so that it needs no lock."""
+
+    def createLock(self) -> None:  # noqa: N802 - the name in logging
+        """Make none."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit `record` if the filters of this handler let it pass."""
+        passed: Any = self.filter(record)
+        if isinstance(passed, logging.LogRecord):  # from Python 3.12 on a filter may replace the record
+            record = passed
+        if passed:
+            self.emit(record)
+        return bool(passed)
+
+
+class LogHandler(_Unlocked):
     """Sends records as OpenTelemetry log records through a LoggerProvider, with the ID of their request.
 
     Args:
@@ -102,19 +119,6 @@ class LogHandler(logging.Handler):
     def __init__(self, logger_provider: LoggerProvider, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)
         self._logger_provider = logger_provider
-
-    def createLock(self) -> None:  # noqa: N802 - the name in logging
-        """Need no lock: a LoggerProvider may be used by all threads at once."""
-        self.lock = None
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Send `record` if the filters of this handler let it pass."""
-        passed: Any = self.filter(record)
-        if isinstance(passed, logging.LogRecord):  # from Python 3.12 on a filter may replace the record
-            record = passed
-        if passed:
-            self.emit(record)
-        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send `record`, or let its request hold it; never raises, what fails is counted and said once."""
@@ -160,7 +164,7 @@ def _say_not_sent(trouble: Exception) -> None:
     )
 
 
-class HoldingHandler(logging.Handler):
+class HoldingHandler(_Unlocked):
     """Passes records on to another handler when it is known that their request is worth reading about.
 
     With ``CLEW_LOGS=interesting`` the records of a request below WARNING wait in memory until the request ends, and are
@@ -193,18 +197,18 @@ class HoldingHandler(logging.Handler):
         super().__init__(level)
         self.target = target
 
-    def createLock(self) -> None:  # noqa: N802 - the name in logging
-        """Need no lock: the other handler has one."""
-        self.lock = None
-
     def emit(self, record: logging.LogRecord) -> None:
         """Pass `record` on, or let its request hold it."""
         target = self.target
         if record.levelno < target.level:
             return
-        if record.name == CANONICAL or not is_taken(
-            get_current(), record.levelno, functools.partial(_render_for, target, record)
-        ):
+        try:
+            is_held = record.name != CANONICAL and is_taken(
+                get_current(), record.levelno, functools.partial(_render_for, target, record)
+            )
+        except Exception:  # a filter or formatter of the target's, which deals with it in its own way
+            is_held = False
+        if not is_held:
             target.handle(record)
 
     def flush(self) -> None:

@@ -54,7 +54,7 @@ def instrument(
         ValueError: A keyword has a value that it does not take, or `app` is instrumented already.
     """
     if not isinstance(app, Starlette):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"instrument() takes a Starlette application, not {type(app).__name__}")
+        raise TypeError(f"instrument() takes a Starlette or FastAPI application, not {type(app).__name__}")
     if hasattr(app, _ATTRIBUTE):
         raise ValueError("this application is instrumented already; uninstrument() it first to choose anew")
     _patch(Starlette)

@@ -47,7 +47,7 @@ class Layout:
         self.bounds = bounds
         self.blank = blank
         self.keep = keep
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may measure in the middle
         self.zeros = [0] * len(blank)
 
 

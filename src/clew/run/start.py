@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from clew.diagnostics import say_once
+
+if TYPE_CHECKING:
+    import logging
 
 NAME = "clew"
 """Our entry points among those of OpenTelemetry, for ``OTEL_PYTHON_DISTRO`` and ``OTEL_PYTHON_CONFIGURATOR``."""
@@ -43,12 +47,27 @@ def begin() -> None:
             return
         os.environ.update(defaults(os.environ))
         if _CONTRIB not in sys.modules and find_spec("opentelemetry.instrumentation") and find_spec(_CONTRIB):
-            from importlib import import_module
-
-            import_module(_CONTRIB).initialize()
+            _initialize_contrib()
         configure()
     except Exception as error:
         say_once("begin", "The program starts without telemetry: %s: %s", type(error).__name__, error)
+
+
+def _initialize_contrib() -> None:
+    """Switch contrib's instrumentations on, without its warning for each configurator that nobody has asked for."""
+    import logging
+    from importlib import import_module
+
+    logger = logging.getLogger(f"{_CONTRIB}._load")
+    logger.addFilter(_is_worth_saying)
+    try:
+        import_module(_CONTRIB).initialize()
+    finally:
+        logger.removeFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not (is_named(CONFIGURATOR) and str(record.msg).startswith("Configuration of %s not loaded"))
 
 
 def configure() -> None:

@@ -20,6 +20,9 @@ from clew.settings.resource import read_resource
 OTLP_PROTOCOLS = {"otlp": None, "otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
 """Exporter names that mean OTLP, and the protocol that a name itself asks for."""
 
+_GIVEN = ("views", "metric_exporters", "metric_readers", "span_processors", "log_processors")
+"""The arguments of `clew.configure()` that are no settings."""
+
 _EXPORTERS = (*OTLP_PROTOCOLS, "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage", "request_id", "none")
 _SAMPLERS = (
@@ -117,7 +120,8 @@ def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     """
     unknown = sorted(set(overrides) - set(OWN_SETTINGS) - {"resource"})
     if unknown:
-        raise TypeError(f"no settings: {', '.join(unknown)}; there are {', '.join(OWN_SETTINGS)} and resource")
+        allowed = ", ".join((*OWN_SETTINGS, "resource", *_GIVEN))
+        raise TypeError(f"no settings: {', '.join(unknown)}; clew.configure() takes {allowed}")
     reading = Reading(environ)
     config_file = reading.take("OTEL_CONFIG_FILE", _readable, None)
     if config_file is not None:
@@ -235,10 +239,12 @@ def _sampler(reading: Reading) -> tuple[str, str | None]:
     default = "parentbased_always_on"
 
     def parse(text: str) -> str:
-        names = _names_of("opentelemetry_traces_sampler", _SAMPLERS)(text)
-        if len(names) != 1:
-            raise UnfitError("one sampler")
-        return str(names[0])
+        name = text.lower() if text.lower() in _SAMPLERS else text
+        if name not in _SAMPLERS:
+            installed = {point.name for point in entry_points(group="opentelemetry_traces_sampler")}
+            if name not in installed:
+                raise UnfitError(f"one of {', '.join(sorted(installed.union(_SAMPLERS)))}")
+        return name
 
     sampler = reading.take("OTEL_TRACES_SAMPLER", parse, default)
     if reading.text("OTEL_TRACES_SAMPLER") is None:

@@ -50,6 +50,10 @@ _SHOWN = {  # and what of it is worth reading
     "url.full",
     "url.path",
 }
+_OPERATIONS = "request.operations"
+"""Of a canonical log line; its text has what the next ones say."""
+
+_IN_THE_TEXT = {"error.type", "http.route", "request.duration", "request.name", "request.outcome"}
 _SEVERITY_STYLES = {
     "TRACE": "dim",
     "DEBUG": "dim",
@@ -207,10 +211,25 @@ def _attributes(event: Event) -> str:
         for key, value in event.attributes.items()
         if _is_told(key, event) and not (isinstance(value, str) and _says_the_same(key, value, event))
     ]
+    operations = event.attributes.get(_OPERATIONS)
+    if isinstance(operations, dict):
+        shown.extend(_operation(name, told) for name, told in operations.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return f"  {' '.join(shown)}" if shown else ""
 
 
+def _operation(name: str, told: Any) -> str:
+    """Write what a canonical log line tells of an operation: how often it ran where that is not once, and how long."""
+    try:
+        often = f"{told['count']}× " if told["count"] != 1 else ""
+        failed = f" ({told['failed']} failed)" if told["failed"] else ""
+        return f"[{plain(name)} {often}{duration(float(told['duration']))}{failed}]"
+    except (KeyError, TypeError, ValueError):
+        return f"[{plain(name)} {plain(str(told))}]"
+
+
 def _is_told(key: str, event: Event) -> bool:
+    if isinstance(event.attributes.get(_OPERATIONS), dict) and key in {*_IN_THE_TEXT, _OPERATIONS}:
+        return False
     if key in _SHOWN:
         return True
     if key in ("exception.message", "otel.status_description"):
