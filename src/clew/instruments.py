@@ -157,9 +157,11 @@ class _Bound(Generic[I]):
             return None
         if instrument._pipeline is not current:
             instrument._settle(current)
+        sharded = instrument._sharded
+        if sharded is None:  # as a gauge always is, which comes here with each measurement
+            return None
         with SaidAfterwards(), pipeline.switching:
-            sharded = instrument._sharded
-            if sharded is not None and instrument._pipeline is pipeline.current:
+            if instrument._sharded is sharded and instrument._pipeline is pipeline.current:
                 self._local = sharded.local(self._attributes)
         return self._local
 

@@ -36,7 +36,6 @@ _MOST_SAMPLED = 4
 
 REQUEST_LINK = 2
 SPAN_LINK = 1
-ALL_LINKS = REQUEST_LINK | SPAN_LINK
 
 
 def links_in(context: Context) -> int:
