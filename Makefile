@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench test-contrib test-pythons parts collector installed-for-tests clean
+.PHONY: help demo test quick lint format bench docs test-contrib test-pythons parts collector installed-for-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,9 @@ demo: $(VENV)/installed-for-demo ## the whole idea in a minute: a small shop und
 
 test: lint test-contrib ## style, types and all tests; real parts that are missing are skipped (with CI set: a failure)
 	$(PYTHON) -m pytest --ignore=tests/integrations/contrib --ignore=tests/workers/test_contrib_celery.py $(PYTEST_ARGS)
+
+quick: installed-for-tests ## the core's tests alone, in seconds: what to run while you write
+	$(PYTHON) -m pytest -q -x -m "not real" tests/core tests/metrics tests/settings $(PYTEST_ARGS)
 
 test-contrib: $(CONTRIB_VENV)/installed ## the core and the integrations beside contrib's own, on the oldest SDK that clew supports
 	$(CONTRIB_VENV)/bin/python -m pytest -q -m "not real" tests/core tests/metrics tests/integrations \
@@ -34,6 +37,10 @@ lint: installed-for-tests ## style and types: ruff, mypy, pyright
 format: installed-for-tests ## rewrites the sources in the project's style
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+docs: installed-for-tests ## the pages and the reference as a site in build/site, a warning is an error
+	$(PYTHON) -m sphinx --fail-on-warning --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "The site is there: build/site/index.html"
 
 bench: $(BENCH_VENV)/installed ## what a measured call costs, against the same by hand and others; takes about four minutes
 	$(BENCH_VENV)/bin/python -m benchmarks $(BENCH_ARGS)
@@ -56,12 +63,12 @@ clean: ## removes what was built; the virtual environments too
 # Each stamp is newer than all that decides what is installed, so a second run installs nothing.
 installed-for-tests: $(VENV)/installed-for-tests
 
-$(VENV)/installed-for-tests: pyproject.toml requirements/test.txt requirements/constraints.txt | $(PYTHON)
+$(VENV)/installed-for-tests: pyproject.toml requirements/test.txt requirements/docs.txt requirements/constraints.txt | $(PYTHON)
 	$(PIP) install --quiet -e '.[all]' -r requirements/test.txt -c requirements/constraints.txt
 	@touch $@
 
 # contrib pins its SDK exactly, so it has an environment of its own, where only OpenTelemetry is another version
-$(CONTRIB_VENV)/installed: pyproject.toml requirements/test.txt requirements/contrib.txt requirements/constraints.txt
+$(CONTRIB_VENV)/installed: pyproject.toml requirements/test.txt requirements/docs.txt requirements/contrib.txt requirements/constraints.txt
 	python=$$(parts/python.sh) && "$$python" -m venv $(CONTRIB_VENV)
 	grep -v '^opentelemetry' requirements/constraints.txt > $(CONTRIB_VENV)/constraints.txt
 	$(CONTRIB_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[all]' \

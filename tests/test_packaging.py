@@ -111,10 +111,11 @@ def test_the_source_archive_holds_no_foreign_files(built: Path) -> None:
         names = [member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()]
     assert {name.partition("/")[0] for name in names} <= {
         *("src", "tests", "docs", "examples", "collector-config", "benchmarks", "parts", "requirements"),
-        *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
+        *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "Makefile"),
         *("pyproject.toml", "PKG-INFO", ".gitignore"),
     }
-    kinds = {".py", ".typed", ".md", ".svg", ".yaml", ".toml", ".txt", ".sh", ".json", ".html", ".js", ".css", ".ini"}
+    kinds = {".py", ".typed", ".md", ".rst", ".svg", ".yaml", ".toml", ".txt", ".sh", ".json", ".ini"}
+    kinds |= {".html", ".js", ".css"}
     assert [name for name in names if "/" in name and Path(name).suffix not in kinds] == []
     assert {"README.md", "CHANGELOG.md", "LICENSE", "src/clew/py.typed"} <= set(names)
 
