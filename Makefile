@@ -45,7 +45,7 @@ docs: installed-for-tests ## the pages and the reference as a site in build/site
 bench: $(BENCH_VENV)/installed ## what a measured call costs, against the same by hand and others; takes about four minutes
 	$(BENCH_VENV)/bin/python -m benchmarks $(BENCH_ARGS)
 
-test-pythons: ## the tests that need no real parts, on every other Python version found here
+test-pythons: ## the tests that need no real parts, on every other Python version found here; 3.14 is brought (root on Debian)
 	parts/test-pythons.sh
 
 parts: collector ## brings what the end-to-end tests need: the Collector (needs Go), Prometheus and redis-server (from Debian)
