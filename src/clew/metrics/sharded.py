@@ -45,7 +45,7 @@ class ShardedInstrument:
         self._provider = provider
         self._instrument = instrument
         self._advised = bounds
-        self._series: list[Series] = []
+        self._series: dict[ShardedOperation | None, list[Series]] = {}
         self._streams: weakref.WeakKeyDictionary[MetricReader, list[Stream]] = weakref.WeakKeyDictionary()
         self._layout = self._laid_out()
 
@@ -101,8 +101,12 @@ class ShardedInstrument:
     ) -> Series:
         """Make the series of one attribute set."""
         series = Series(self._layout, attributes, key, operation)
-        self._series.append(series)
+        self._series.setdefault(operation, []).append(series)
         return series
+
+    def operations(self) -> list[ShardedOperation]:
+        """Return the operations that the series belong to."""
+        return [operation for operation in list(self._series) if operation is not None]
 
     def share_out(self) -> dict[ShardedOperation, int]:
         """Take what all shards have grown by, and give it to the streams of all readers.
@@ -112,13 +116,18 @@ class ShardedInstrument:
         """
         streams = [stream for streams in self._streams.values() for stream in streams]
         ran: dict[ShardedOperation, int] = {}
-        for series in self._series.copy():
-            grown = series.grown()
-            if grown is not None:
-                for stream in streams:
-                    stream.add(series, grown)
-                if grown.ran and series.operation is not None:
-                    ran[series.operation] = ran.get(series.operation, 0) + grown.running
+        for operation, all_series in list(self._series.items()):
+            # all that has ended, and only then all that has begun: a run may end in another series or thread than it
+            # began in, and is to be under way rather than less than none are
+            for series in all_series.copy():
+                grown = series.grown()
+                if grown is not None:
+                    for stream in streams:
+                        stream.add(series, grown)
+            if operation is not None:
+                amount = operation.grown(all_series)
+                if amount is not None:
+                    ran[operation] = amount
         return ran
 
     def metrics(self, reader: MetricReader, now: int) -> list[Metric]:
@@ -130,10 +139,10 @@ class ShardedInstrument:
 class _RunningOperations(ShardedInstrument):
     """``operation.active``: it has no series of its own, what runs is counted where durations are."""
 
-    def add(self, ran: dict[ShardedOperation, int]) -> None:
-        """Add how many runs more are under way."""
-        for streams in self._streams.values():
-            for stream in streams:
+    def add(self, ran: dict[ShardedOperation, int], reader: MetricReader | None = None) -> None:
+        """Add how many runs more are under way, for one reader or for all."""
+        for one, streams in self._streams.items():
+            for stream in streams if reader in (None, one) else ():
                 if isinstance(stream, SumStream):
                     for operation, amount in ran.items():
                         stream.add_to(operation, operation.attributes, operation.created, amount)
@@ -142,7 +151,7 @@ class _RunningOperations(ShardedInstrument):
 class ShardedOperation:
     """One operation: its series, and the shards of each thread."""
 
-    __slots__ = ("_base", "_durations", "attributes", "created", "local")
+    __slots__ = ("_base", "_durations", "_started", "attributes", "created", "local", "running")
 
     def __init__(self, durations: ShardedInstrument, attributes: Mapping[str, Value]) -> None:
         self._durations = durations
@@ -150,6 +159,9 @@ class ShardedOperation:
         self.created = time.time_ns()
         self.local = OperationLocal()
         self._base = durations.new_series(attributes, (), self)
+        # what the last collection has found
+        self.running = 0
+        self._started: int = 0
 
     def begin(self) -> None:
         """One more run is under way."""
@@ -158,6 +170,19 @@ class ShardedOperation:
     def abandon(self) -> None:
         """One run less is under way, without a duration."""
         self.local.shard_of(self._base).abandoned += 1
+
+    def grown(self, all_series: list[Series]) -> int | None:
+        """Take how many runs more are under way; None where none has begun or ended.
+
+        Called after all its series have told what has ended in them.
+        """
+        ended = sum([series.ended for series in all_series])
+        started = sum([series.started for series in all_series])
+        running, before = started - ended, self.running
+        if started == self._started and running == before:
+            return None
+        self._started, self.running = started, running
+        return running - before
 
     def series(self, attributes: Mapping[str, Value], key: Key) -> Series:
         """Return what records into the point with these attributes."""
@@ -206,6 +231,9 @@ class ShardedRecorder:
             self._share_out()
             for instrument in self._instruments:
                 instrument.serve_another(reader)
+            if self._operations is not None:  # what is under way now will end for this reader too
+                durations, running = self._operations
+                running.add({each: each.running for each in durations.operations() if each.running}, reader)
         sdk.join(reader, self._provider, self.collect)
 
     def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:

@@ -105,11 +105,9 @@ class Grown:
         low: The least since the last collection.
         high: The most since the last collection.
         kept: The largest measurements since then, one a bucket, in the order of the buckets.
-        ran: Whether a run has begun or ended.
-        running: How many runs more are under way.
     """
 
-    __slots__ = ("_added", "counts", "high", "kept", "low", "ran", "running", "seen_counts", "seen_total", "total")
+    __slots__ = ("_added", "counts", "high", "kept", "low", "seen_counts", "seen_total", "total")
 
     seen_counts: list[int]
     total: float
@@ -120,8 +118,6 @@ class Grown:
         self.low: float = NEVER
         self.high: float = -NEVER
         self.kept: Sequence[Kept] = ()
-        self.ran = False
-        self.running = 0
         self._added: list[int] | None = None
 
     def keep(self, kept: Sequence[Kept]) -> None:
@@ -171,12 +167,11 @@ class Series:
     """
 
     __slots__ = (
-        "_seen_abandoned",
         "_seen_counts",
-        "_seen_started",
         "_seen_total",
         "attributes",
         "created",
+        "ended",
         "free",
         "key",
         "layout",
@@ -195,8 +190,7 @@ class Series:
         self.shards: list[Shard] = []
         self.free: list[Shard] = []
         # what the last collection has found
-        self._seen_started: int = 0
-        self._seen_abandoned: int = 0
+        self.ended = 0
         self._seen_counts = layout.zeros
         self._seen_total: float = 0
 
@@ -228,36 +222,37 @@ class Series:
                 self.shards.append(shard)
             return shard
 
+    @property
+    def started(self) -> int:
+        """How many runs have begun in this series, wherever they have ended."""
+        return sum([shard.started for shard in self.shards.copy()])
+
     def grown(self) -> Grown | None:
-        """Take what the shards have grown by; None where nothing has happened. Called by one collection at a time."""
+        """Take what the shards have grown by; None where nothing has happened. Called by one collection at a time.
+
+        How many runs have `ended` here since the series was made is known afterwards.
+        """
         shards = self.shards.copy()
         if not shards:
             return None
         shard = shards[0]
-        # in this order, so that a run that ends meanwhile is still under way rather than less than none are
-        counts, total = shard.counts.copy(), shard.total
-        started, abandoned = shard.started, shard.abandoned
+        counts, total, abandoned = shard.counts.copy(), shard.total, shard.abandoned
         if len(shards) > 1:
             held = [each.counts.copy() for each in shards]
             counts = [sum(column) for column in zip(*held, strict=True)]
             total = sum([each.total for each in shards])
-            started = sum([each.started for each in shards])
             abandoned = sum([each.abandoned for each in shards])
         seen_counts = self._seen_counts
-        ran = counts != seen_counts or started != self._seen_started or abandoned != self._seen_abandoned
-        if not ran and all(shard.previous is None for shard in shards):
+        has_grown = counts != seen_counts
+        if has_grown or abandoned:
+            self.ended = sum(counts) + abandoned
+        if not has_grown and all(shard.previous is None for shard in shards):
             return None
         grown = Grown()
-        grown.ran = ran
-        if ran:
-            if self.operation is not None:
-                grown.running = started - self._seen_started - (abandoned - self._seen_abandoned)
-                grown.running -= sum(counts) - sum(seen_counts)
-                self._seen_started, self._seen_abandoned = started, abandoned
-            if counts != seen_counts:  # a sum that came too late for its count is taken with the next one
-                grown.counts, grown.seen_counts = counts, seen_counts
-                grown.total, grown.seen_total = total, self._seen_total
-                self._seen_counts, self._seen_total = counts, total
+        if has_grown:  # a sum that came too late for its count is taken with the next one
+            grown.counts, grown.seen_counts = counts, seen_counts
+            grown.total, grown.seen_total = total, self._seen_total
+            self._seen_counts, self._seen_total = counts, total
         for shard in shards:
             self._turn_page(shard, grown)
         return grown
