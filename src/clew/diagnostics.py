@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from functools import partial
 
 logger = logging.getLogger("clew")
@@ -20,6 +21,8 @@ _MOST_SAID = 1_000
 _lock = threading.RLock()  # a signal's handler, or what is collected, may say something meanwhile
 _said: set[object] = set()
 _counts: dict[str, int] = {}
+_told: dict[str, int] = {}
+_accounts: weakref.WeakSet[Account] = weakref.WeakSet()
 
 
 def say_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
@@ -78,10 +81,42 @@ def counts() -> dict[str, int]:
         return dict(_counts)
 
 
+class Account:
+    """The events that one MeterProvider tells of: those that none before it has told.
+
+    Args:
+        goes_on_in_child: Asked in a forked child: whether the provider counts on from its parent's total there.
+    """
+
+    def __init__(self, goes_on_in_child: Callable[[], bool]) -> None:
+        self._goes_on_in_child = goes_on_in_child
+        with _lock:
+            self._others = dict(_told)
+            _accounts.add(self)
+
+    def counts(self) -> dict[str, int]:
+        """How often each event has happened that is this provider's to tell."""
+        with _lock:
+            _told.update(_counts)
+            mine = {event: number - self._others.get(event, 0) for event, number in _counts.items()}
+        return {event: number for event, number in mine.items() if number > 0}
+
+    def restart_in_child(self, parents: Mapping[str, int]) -> None:
+        """Tell the events of a forked child, `parents` being those of its parent."""
+        if self._goes_on_in_child():
+            self._others = {event: self._others.get(event, 0) - number for event, number in parents.items()}
+        else:
+            self._others = {}
+
+
 def _restart_in_child() -> None:
     global _lock
     _lock = threading.RLock()
+    parents = dict(_counts)
     _counts.clear()
+    _told.clear()
+    for account in list(_accounts):
+        account.restart_in_child(parents)
 
 
 if hasattr(os, "register_at_fork"):

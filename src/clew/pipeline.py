@@ -16,7 +16,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
-from clew.diagnostics import SaidAfterwards, count, counts, say_once
+from clew.diagnostics import Account, SaidAfterwards, count, say_once
 from clew.failures import NOTHING_EXPECTED, OTHER, Expected
 
 if TYPE_CHECKING:
@@ -240,16 +240,26 @@ def _export_events(provider: MeterProvider) -> None:
     if provider in _observed:
         return
     _observed.add(provider)
+    account = Account(lambda: _tells_deltas(provider))
+
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(number, {"event.name": event}) for event, number in account.counts().items()]
+
     provider.get_meter("clew", __version__).create_observable_counter(
         "clew.events",
-        callbacks=[_observe],
+        callbacks=[observe],
         unit="{event}",
         description="What clew has dropped, replaced or ignored.",
     )
 
 
-def _observe(options: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(number, {"event.name": event}) for event, number in counts().items()]
+def _tells_deltas(provider: MeterProvider) -> bool:
+    """Tell whether a forked child's provider takes what it is told for more of its parent's total."""
+    if provider in ours:
+        return False
+    from clew.metrics import sdk
+
+    return sdk.tells_deltas(provider)
 
 
 current: Pipeline | None = None

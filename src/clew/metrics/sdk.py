@@ -20,7 +20,8 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
   ``_instrument_class_aggregation``, ``_instrument_class_cardinality_limit``; ``View._name``, ``_description``,
   ``_attribute_keys``, ``_aggregation``, ``_aggregation_cardinality_limit``;
   ``ExplicitBucketHistogramAggregation._boundaries``, ``_record_min_max``. Without: operations are recorded the portable
-  way.
+  way. The first of these also tells whether a provider of the application's goes on from its parent's total of
+  ``clew.events`` in a forked child; without, it is taken to begin from zero.
 - ``MeterProvider._sdk_config`` with ``exemplar_filter`` and ``views``: to say once what a provider lacks that the
   application built (without: nothing is said), and to give request IDs to one that a configuration file describes
   (without: it has none, which is said once).
@@ -45,8 +46,9 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider as ApiMeterProvider
-from opentelemetry.sdk.metrics import ExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics import ExemplarFilter, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     Metric,
     MetricReader,
     MetricsData,
@@ -214,6 +216,17 @@ def readers_of(provider: MeterProvider) -> list[MetricReader]:
         return list(provider._measurement_consumer._reader_storages)
     except AttributeError:
         return []
+
+
+def tells_deltas(provider: Any) -> bool:
+    """Tell whether all readers of a provider want observable counters as deltas."""
+    wanted = [
+        temporality
+        for reader in readers_of(provider)
+        for kind, temporality in getattr(reader, "_instrument_class_temporality", {}).items()
+        if issubclass(kind, ObservableCounter)
+    ]
+    return bool(wanted) and all(one is AggregationTemporality.DELTA for one in wanted)
 
 
 def exemplar_filter_of(provider: MeterProvider) -> ExemplarFilter:
