@@ -178,7 +178,7 @@ class Collector(Program):
         self.own_metrics_url = f"http://127.0.0.1:{own['COLLECTOR_OWN_METRICS_PORT']}/metrics"
         command = [collector_binary(), "--config", str(CONFIGURATIONS / configuration)]
         super().__init__(
-            f"collector-{configuration.removesuffix('.yaml')}", command, directory, environment_without_settings() | own
+            f"collector-{Path(configuration).stem}", command, directory, environment_without_settings() | own
         )
 
     def wait_until_ready(self) -> None:

@@ -91,12 +91,16 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class HttpEndpoint:
-    """Takes OTLP over HTTP; `answers` come first, one a request, each a status, headers and a body; after `seconds`."""
+    """Takes OTLP over HTTP; `answers` come first, one a request, each a status, headers and a body; after `seconds`.
+
+    `pauses` come first too, one a request, in the place of `seconds`.
+    """
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.received = Received()
         self.answers: list[Answer] = []
         self.seconds = 0.0
+        self.pauses: list[float] = []
         self.always: Answer = (200, {"content-type": "application/x-protobuf"}, b"")
         endpoint = self
 
@@ -107,7 +111,7 @@ class HttpEndpoint:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 encoding = self.headers.get("content-encoding", "")
                 plain = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding, bytes)(body)
-                time.sleep(endpoint.seconds)
+                time.sleep(endpoint.pauses.pop(0) if endpoint.pauses else endpoint.seconds)
                 status, headers, answer = endpoint.answers.pop(0) if endpoint.answers else endpoint.always
                 if 200 <= status < 300:
                     known = {name.lower(): value for name, value in self.headers.items()}
@@ -142,18 +146,22 @@ class HttpEndpoint:
 
 
 class GrpcEndpoint:
-    """Takes OTLP over gRPC; `answers` are given first, after `seconds`: bytes, or a status and its text."""
+    """Takes OTLP over gRPC; `answers` are given first, after `seconds`: bytes, or a status and its text.
+
+    `pauses` come first too, one a request, in the place of `seconds`.
+    """
 
     def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.received = Received()
         self.answers: list[bytes | tuple[grpc.StatusCode, str]] = []
         self.seconds = 0.0
+        self.pauses: list[float] = []
         endpoint = self
 
         class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
             def service(self, details: Any) -> Any:
                 def export(body: bytes, context: Any) -> bytes:
-                    time.sleep(endpoint.seconds)
+                    time.sleep(endpoint.pauses.pop(0) if endpoint.pauses else endpoint.seconds)
                     answer = endpoint.answers.pop(0) if endpoint.answers else b""
                     if isinstance(answer, tuple):
                         context.abort(*answer)

@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from clew.delivery import SpanBatches
-from clew.exporters import make_sampler, metric_exporters, otlp
+from clew.exporters import make_sampler, metric_exporters
+from clew.exporters.road import Road
 from clew.settings import ConfigurationError, load_settings
 
 
@@ -32,7 +33,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture
 def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """No export is tried again: the pause before that is longer than any deadline."""
-    monkeypatch.setattr(otlp._Road, "_pause", lambda road, attempt: 3600.0)
+    monkeypatch.setattr(Road, "_pause", lambda road, attempt: 3600.0)
 
 
 def test_all_three_signals_arrive(telemetry: Any, environ: dict[str, str], endpoint: Any) -> None:
@@ -230,7 +231,7 @@ def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
         (one,) = [text for text in said if text.startswith(kind)]
         assert f"{kind} cannot be delivered to {where}: " in one
         assert "refused" in one
-    assert made.lost == {"metric points": 3, "spans": 3, "log records": 3}
+    assert made.lost == {"metric points": 0, "spans": 3, "log records": 3}  # the totals come with the next export
     caplog.clear()
     endpoint = GrpcEndpoint(port) if protocol == "grpc" else HttpEndpoint(port)
     made.record("late")
@@ -242,7 +243,7 @@ def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
         "metric points",
         "spans",
     ]
-    assert all(text.endswith("again; lost so far: 3") or "lost so far" in text for text in warnings_of(caplog))
+    assert all("again; lost so far: " in text for text in warnings_of(caplog))
     endpoint.close()
 
 
@@ -262,7 +263,7 @@ def test_a_silent_endpoint_is_given_up_at_the_timeout(
         assert not made.deliver()
         assert time.monotonic() - started < 30
     assert len(warnings_of(caplog)) == 3
-    assert made.lost == {"metric points": 1, "spans": 1, "log records": 1}
+    assert made.lost == {"metric points": 0, "spans": 1, "log records": 1}
 
 
 def test_an_endpoint_that_speaks_another_protocol_is_said_once(
@@ -300,7 +301,7 @@ def test_an_http_answer_that_is_no_success_is_a_failure_with_its_reason(
     made.record()
     assert not made.deliver()
     assert [reason in text for text in warnings_of(caplog)] == [True] * 3
-    assert made.lost == {"metric points": 1, "spans": 1, "log records": 1}
+    assert made.lost == {"metric points": 0, "spans": 1, "log records": 1}
 
 
 def test_what_an_endpoint_says_beside_a_success_is_said_once(

@@ -368,6 +368,7 @@ clew.configure(
     measure="shop.orders:*,shop.db:query",
     spans=True,
     attribute_sets=50,
+    max_export_bytes=1_000_000,
     shutdown_timeout=1.5,
     strict=False,
 )

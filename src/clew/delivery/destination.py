@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from clew.diagnostics import count, counts, logger, say_once
 
@@ -32,17 +32,32 @@ _OTLP_LOGGERS = (
 )
 
 
+class Stakes(NamedTuple):
+    """What else there is to know of items that were not delivered.
+
+    `again` is how many of them come again with the next export, as cumulative totals do; `exemplars` how many exemplars
+    they had, which do not.
+    """
+
+    again: int = 0
+    exemplars: int = 0
+
+
 class UndeliveredError(Exception):
     """Raised by an exporter that could not deliver all of a batch.
 
-    `reason` is for people; `rejected` is how many items the endpoint refused while it took the rest, None where the
-    whole batch was not delivered.
+    `reason` is for people; `undelivered` is how many items did not arrive, None for the whole batch; `refused` whether
+    the endpoint answered that it does not want these; `stakes` what else there is to know of them.
     """
 
-    def __init__(self, reason: str, rejected: int | None = None) -> None:
+    def __init__(
+        self, reason: str, undelivered: int | None = None, *, refused: bool = False, stakes: Stakes | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.rejected = rejected
+        self.undelivered = undelivered
+        self.refused = refused
+        self.stakes = stakes
 
 
 def lost() -> dict[str, int]:
@@ -55,6 +70,12 @@ def count_lost(kind: Kind, number: int) -> None:
     """Add to what `lost` tells."""
     if number:
         count(_EVENTS[kind], number)
+
+
+def count_lost_exemplars(number: int) -> None:
+    """Count exemplars of an export that was not delivered: they are of its interval, and do not come again."""
+    if number:
+        count("exemplars.lost", number)
 
 
 class _Hush(logging.Filter):
@@ -95,50 +116,70 @@ class Destination:
             if _hush not in filters:
                 filters.insert(0, _hush)  # before their own filter against repetitions, which would remember ours
 
-    def send(self, batch: Any, number: int, timeout: float) -> int:
-        """Export a batch of `number` items within `timeout` seconds; return how many were not delivered."""
+    def send(
+        self,
+        batch: Any,
+        number: int,
+        timeout: float,
+        stakes_of: Callable[[Any], Stakes] | None = None,
+        *,
+        is_last: bool = False,
+    ) -> int:
+        """Export a batch of `number` items within `timeout` seconds; return how many were not delivered.
+
+        `stakes_of` tells of a batch what else hangs on it; None where all that is not delivered is lost, as it is where
+        no export follows, which `is_last` says.
+        """
         if not number:
             return 0
         _hush.sending.active = True
         _hush.sending.heard = None
+        missing = number
+        stakes: Stakes | None = None
+        is_refused = False
         try:
             result = self._export(batch, timeout)
             failed = getattr(result, "name", "SUCCESS") != "SUCCESS"
             reason = (_hush.sending.heard or "the exporter failed and gave no reason") if failed else None
         except UndeliveredError as error:
-            if error.rejected is not None:
-                return self._rejected(error.rejected, number, error.reason)
-            reason = error.reason
+            reason, is_refused, stakes = error.reason, error.refused, error.stakes
+            missing = number if error.undelivered is None else error.undelivered
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         finally:
             _hush.sending.active = False
         if self._given_up:
-            return number if reason else 0
+            return missing if reason else 0
         if reason is None:
             self._works()
             return 0
-        self._fails(_one_line(reason))
-        count_lost(self.kind, number)
-        return number
+        if is_refused and missing < number:
+            self._works()
+            self._say_refused(missing, number, reason)
+        else:
+            self._fails(_one_line(reason))
+        if stakes_of is None:
+            count_lost(self.kind, missing)
+        else:
+            stakes = stakes_of(batch) if stakes is None else stakes
+            count_lost(self.kind, missing if is_last else missing - stakes.again)
+            count_lost_exemplars(stakes.exemplars)
+        return missing
 
     def give_up(self) -> None:
         """Say and count nothing more: whoever waited for an export that hangs has counted it as lost."""
         self._given_up = True
 
-    def _rejected(self, rejected: int, number: int, reason: str) -> int:
-        self._works()
-        count_lost(self.kind, rejected)
+    def _say_refused(self, refused: int, number: int, reason: str) -> None:
         say_once(
             ("rejected", self.kind, self.label),
             "%s took %d of %d %s and refused the rest: %s; refusals that follow are counted and not said",
             self.label,
-            number - rejected,
+            number - refused,
             number,
             self.kind,
             _one_line(reason),
         )
-        return rejected
 
     def _fails(self, reason: str) -> None:
         self.reason = reason

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.context import attach, detach
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader, MetricsData
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricReader, MetricsData
 
-from clew.delivery.destination import Destination, Kind, count_lost
+from clew.delivery.destination import Destination, Kind, Stakes, count_lost
 from clew.delivery.exporting import PunctualExporter, close_exporter, hurry_exporter, label_of, restart_exporter
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
 from clew.diagnostics import say_once
@@ -24,6 +25,19 @@ def count_points(data: MetricsData) -> int:
         for scope in resource.scope_metrics
         for metric in scope.metrics
     )
+
+
+def stakes_of(data: MetricsData) -> Stakes:
+    """Tell what hangs on a collection: how many points come again with the next one, and the exemplars."""
+    again = exemplars = 0
+    for resource in data.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                points: Sequence[Any] = metric.data.data_points
+                exemplars += sum(len(point.exemplars) for point in points)
+                if getattr(metric.data, "aggregation_temporality", None) is not AggregationTemporality.DELTA:
+                    again += len(points)
+    return Stakes(again, exemplars)
 
 
 class PeriodicReader(MetricReader):
@@ -67,6 +81,7 @@ class PeriodicReader(MetricReader):
         self._sending = threading.Lock()
         self._in_hand = 0
         self._undelivered = 0
+        self._is_last = False
         self._closed = False
         self._retired = False
         self._worker = Worker("clew-metrics", self._interval, self._timeout, self._work)
@@ -144,6 +159,7 @@ class PeriodicReader(MetricReader):
 
     def _work(self, occasion: Occasion, deadline: float) -> bool:
         self._undelivered = 0
+        self._is_last = occasion == "close"
         try:
             self.collect(timeout_millis=max(1.0, (deadline - time.monotonic()) * 1000))
         except Exception as error:
@@ -159,7 +175,9 @@ class PeriodicReader(MetricReader):
         try:
             with self._sending:
                 self._in_hand = number
-                self._undelivered = self._destination.send(metrics_data, number, timeout_millis / 1000)
+                self._undelivered = self._destination.send(
+                    metrics_data, number, timeout_millis / 1000, stakes_of, is_last=self._is_last
+                )
                 self._in_hand = 0
         finally:
             detach(token)

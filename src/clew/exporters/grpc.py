@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
-from clew.exporters.otlp import Answer
+from clew.exporters.road import Answer
 from clew.settings import OtlpSettings
 
 _SERVICES = {

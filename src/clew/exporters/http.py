@@ -15,7 +15,7 @@ import requests
 
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
-from clew.exporters.otlp import Answer, excerpt
+from clew.exporters.road import Answer, excerpt
 from clew.settings import OtlpSettings
 from clew.settings.problems import masked_url
 

@@ -102,6 +102,7 @@ class Settings:
     logs_share: float
     logs_canonical: bool
     attribute_sets: int
+    max_export_bytes: int
     shutdown_timeout: float
 
 
@@ -144,9 +145,9 @@ def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
         metric_exporters=metric_exporters,
         span_exporters=span_exporters,
         log_exporters=log_exporters,
-        metrics_otlp=otlp_settings(reading, "metrics", _asked_protocol(metric_exporters)),
-        traces_otlp=otlp_settings(reading, "traces", _asked_protocol(span_exporters)),
-        logs_otlp=otlp_settings(reading, "logs", _asked_protocol(log_exporters)),
+        metrics_otlp=otlp_settings(reading, "metrics", _asked_protocol(metric_exporters), own["max_export_bytes"]),
+        traces_otlp=otlp_settings(reading, "traces", _asked_protocol(span_exporters), own["max_export_bytes"]),
+        logs_otlp=otlp_settings(reading, "logs", _asked_protocol(log_exporters), own["max_export_bytes"]),
         metric_export_interval=reading.take("OTEL_METRIC_EXPORT_INTERVAL", values.interval, 60.0),
         metric_export_timeout=reading.take("OTEL_METRIC_EXPORT_TIMEOUT", values.timeout, 30.0),
         temporality_preference=reading.take(

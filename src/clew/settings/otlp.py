@@ -16,6 +16,8 @@ from clew.settings.problems import Reading, UnfitError, masked_pairs, masked_url
 Signal = Literal["metrics", "traces", "logs"]
 GRPC = "grpc"
 HTTP = "http/protobuf"
+MAX_EXPORT_BYTES = 3_000_000
+"""The length of a request by default: receivers over gRPC refuse what is over 4 MiB unless they are told otherwise."""
 CREDENTIAL_PROVIDERS = "opentelemetry_otlp_credential_provider"
 
 _SECONDS_BELOW = 100
@@ -33,7 +35,8 @@ class OtlpSettings:
 
     `endpoint` is the whole URL over HTTP (the signal's path included), and what gRPC calls a target over gRPC.
     `timeout` is in seconds, for one export with all its retries; infinity is no limit. `credential_provider` is the
-    name of an entry point of ``opentelemetry_otlp_credential_provider``.
+    name of an entry point of ``opentelemetry_otlp_credential_provider``. What is longer than `max_export_bytes` goes in
+    several requests.
     """
 
     signal: Signal
@@ -47,6 +50,7 @@ class OtlpSettings:
     timeout: float = 10.0
     compression: str = "none"
     credential_provider: str | None = None
+    max_export_bytes: int = MAX_EXPORT_BYTES
 
     @property
     def label(self) -> str:
@@ -54,7 +58,9 @@ class OtlpSettings:
         return masked_url(self.endpoint)[1:-1]
 
 
-def otlp_settings(reading: Reading, signal: Signal, protocol: str | None = None) -> OtlpSettings:
+def otlp_settings(
+    reading: Reading, signal: Signal, protocol: str | None = None, max_export_bytes: int = MAX_EXPORT_BYTES
+) -> OtlpSettings:
     """Read one signal's settings: its own variables win over the general ones. `protocol` given is not read."""
 
     def names(ending: str) -> tuple[str, str]:
@@ -105,6 +111,7 @@ def otlp_settings(reading: Reading, signal: Signal, protocol: str | None = None)
         timeout=_timeout(reading, names("TIMEOUT")),
         compression=reading.take(names("COMPRESSION"), values.one_of("none", "gzip", "deflate"), "none"),
         credential_provider=reading.take(providers, _credential_provider, None),
+        max_export_bytes=max_export_bytes,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict
 
 from clew.settings import values
+from clew.settings.otlp import MAX_EXPORT_BYTES
 from clew.settings.problems import Reading, UnfitError, shown
 
 PREFIX = "CLEW_"
@@ -32,6 +33,7 @@ class OwnArguments(TypedDict, total=False):
     logs_share: float | None
     logs_canonical: bool | None
     attribute_sets: int | None
+    max_export_bytes: int | None
     shutdown_timeout: float | None
     strict: bool | None
 
@@ -133,6 +135,7 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("logs_share", 0.0, values.decimal(0, 1), int, float),
         _setting("logs_canonical", False, values.boolean),
         _setting("attribute_sets", 100, _sets, int),
+        _setting("max_export_bytes", MAX_EXPORT_BYTES, values.whole_number(1), int),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
         _setting("strict", True, values.boolean),
     )
