@@ -31,7 +31,7 @@ from clew.metrics.views import exemplar_filter, views
 from clew.providers import Built, Given, metric_readers, unusable
 from clew.settings import ConfigurationError, Problem, Settings
 from clew.settings.problems import shown
-from clew.settings.resource import INSTANCE_ID
+from clew.settings.resource import INSTANCE_ID, whereabouts
 from clew.spans import RequestIdSpanProcessor
 
 T = TypeVar("T")
@@ -69,8 +69,10 @@ class ConfigFile:
         described: Resource = own.merge(self._made(lambda: file.create_resource(self._config.resource)))
         if resource is not None:
             described = described.merge(resource if isinstance(resource, Resource) else Resource(dict(resource)))
-        self.resource = described
         self.instance_id_given = described.attributes[INSTANCE_ID] != own.attributes[INSTANCE_ID]
+        if getattr(self._config.resource, "detection_development", None) is None:  # no detectors are named
+            described = whereabouts(instance_id_given=self.instance_id_given).merge(described)
+        self.resource = described
 
     def metrics(self) -> Built:
         """Build the MeterProvider of the file, with request IDs on its exemplars."""

@@ -24,8 +24,7 @@ from clew.diagnostics import say_once
 from clew.log_records import RequestIdLogRecordProcessor
 from clew.metrics import sdk
 from clew.providers import Built, Environment, Given
-from clew.settings import ConfigurationError, Problem, Settings, resource_in_child
-from clew.settings.resource import INSTANCE_ID
+from clew.settings import ConfigurationError, Problem, Settings, identity_in_child
 from clew.spans import RequestIdSpanProcessor
 from clew.standby import Standby
 
@@ -60,10 +59,8 @@ class Signals:
 
     def restart_in_child(self) -> None:
         """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
-        own = resource_in_child(self.resource, instance_id_given=self.instance_id_given).attributes[INSTANCE_ID]
-        identity = Resource(
-            {INSTANCE_ID: own}
-        )  # and nothing more: other attributes of a process are the SDK's to renew
+        # and nothing more: other attributes of a process are the SDK's to renew
+        identity = identity_in_child(self.resource, instance_id_given=self.instance_id_given)
         if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
             sdk.restart_metrics_in_child(self.meter_provider, identity)
         for provider in (self.tracer_provider, self.logger_provider):
@@ -111,7 +108,8 @@ def build(settings: Settings, given: Given, resource: Any) -> Signals:
         propagate.set_global_textmap(propagator(settings))
         return signals
     if signals.instance_id_given and lifetime.is_multiprocessing_child():
-        signals.resource = source.resource = resource_in_child(signals.resource, instance_id_given=True)
+        own = identity_in_child(signals.resource, instance_id_given=True)
+        signals.resource = source.resource = signals.resource.merge(own)
     meters, tracers, loggers = metrics.get_meter_provider(), trace.get_tracer_provider(), get_logger_provider()
     problems: list[Problem] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ def test_a_program_ends_in_time_though_the_collector_hangs(run: Callable[..., An
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize(
+    ("named", "there"), [("", True), ("  detection/development: {detectors: [{service: }]}\n", False)]
+)
+def test_the_host_is_named_unless_the_file_names_detectors(
+    run: Callable[..., Any], file: Callable[..., str], http: Any, named: str, there: bool
+) -> None:
+    run(START, OTEL_CONFIG_FILE=file(http.port, FILE.replace("resource:\n", f"resource:\n{named}")))
+    message = next(message for message in http.received.messages if hasattr(message, "resource_metrics"))
+    resource = resource_of(message.resource_metrics[0])
+    assert resource["service.name"] == "from-the-file"
+    assert (resource.get("host.name") == socket.gethostname()) is there
+
+
 def test_a_forked_child_counts_from_zero_under_its_own_identity(
     run: Callable[..., Any], file: Callable[..., str], http: Any
 ) -> None:

@@ -141,7 +141,8 @@ os.waitpid(child, 0)
     assert instances(http) == {"web-1", f"web-1-{child}", f"web-1-{grandchild}"}
 
 
-def test_other_resource_attributes_are_the_childs_too(run: Callable[..., Any], http: Any) -> None:
+@pytest.mark.parametrize("detectors", ["", "process"])
+def test_other_resource_attributes_are_the_childs_too(run: Callable[..., Any], http: Any, detectors: str) -> None:
     program = run(
         START
         + """
@@ -153,7 +154,7 @@ if child:
 """,
         http.port,
         OTEL_RESOURCE_ATTRIBUTES="team=red",
-        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="process",
+        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=detectors,
     )
     found = [
         {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 
 from clew import diagnostics
-from clew.settings import ConfigurationError, Settings, load_settings, resource_in_child
+from clew.settings import ConfigurationError, Settings, identity_in_child, load_settings
 from clew.settings.own import OWN_SETTINGS, OwnArguments
 
 PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
@@ -182,7 +184,7 @@ def test_a_service_without_a_name_is_unknown_and_has_an_instance_id_of_its_own()
     ids = {str(settings.resource.attributes["service.instance.id"]) for settings in (first, second)}
     assert len(ids) == 2
     assert not first.instance_id_given
-    child = resource_in_child(first.resource, instance_id_given=False)
+    child = identity_in_child(first.resource, instance_id_given=False)
     assert child.attributes["service.instance.id"] not in ids
 
 
@@ -190,8 +192,35 @@ def test_an_instance_id_that_the_user_gave_is_kept_and_told_apart_in_a_child() -
     settings = load(OTEL_RESOURCE_ATTRIBUTES="service.instance.id=pod-7")
     assert settings.resource.attributes["service.instance.id"] == "pod-7"
     assert settings.instance_id_given
-    child = resource_in_child(settings.resource, instance_id_given=True)
+    child = identity_in_child(settings.resource, instance_id_given=True)
     assert str(child.attributes["service.instance.id"]).startswith("pod-7-")
+
+
+def test_a_process_is_known_by_its_host_and_its_process_id() -> None:
+    settings = load()
+    assert settings.resource.attributes["host.name"] == socket.gethostname()
+    assert settings.resource.attributes["process.pid"] == os.getpid()
+    assert "process.command_line" not in settings.resource.attributes
+    child = identity_in_child(settings.resource, instance_id_given=False)
+    assert set(child.attributes) == {"service.instance.id", "process.pid"}
+
+
+def test_beside_an_instance_id_of_the_user_s_there_is_no_process_id_that_changes() -> None:
+    settings = load(OTEL_RESOURCE_ATTRIBUTES="service.instance.id=pod-7")
+    assert settings.resource.attributes["host.name"] == socket.gethostname()
+    assert "process.pid" not in settings.resource.attributes
+    assert set(identity_in_child(settings.resource, instance_id_given=True).attributes) == {"service.instance.id"}
+
+
+def test_the_host_s_name_in_the_environment_wins() -> None:
+    assert load(OTEL_RESOURCE_ATTRIBUTES="host.name=node-3").resource.attributes["host.name"] == "node-3"
+
+
+@pytest.mark.parametrize("detectors", ["os", "otel", "service_instance"])
+def test_a_list_of_detectors_stands_as_it_is(detectors: str) -> None:
+    found = load(OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=detectors).resource.attributes
+    assert "host.name" not in found
+    assert "process.pid" not in found
 
 
 @pytest.mark.parametrize("given", [Resource({"service.name": "code", "a": 1}), {"service.name": "code", "a": 1}])

@@ -3,7 +3,7 @@
 from clew.settings.model import BatchSettings, Limits, Settings, load_settings
 from clew.settings.otlp import OtlpSettings, Signal
 from clew.settings.problems import ConfigurationError, Problem
-from clew.settings.resource import resource_in_child
+from clew.settings.resource import identity_in_child
 
 __all__ = [
     "BatchSettings",
@@ -13,6 +13,6 @@ __all__ = [
     "Problem",
     "Settings",
     "Signal",
+    "identity_in_child",
     "load_settings",
-    "resource_in_child",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,6 +24,8 @@ from clew.settings.problems import Reading, UnfitError, shown
 
 SERVICE_NAME = "service.name"
 INSTANCE_ID = "service.instance.id"
+HOST_NAME = "host.name"
+PROCESS_ID = "process.pid"
 
 _GROUP = "opentelemetry_resource_detector"
 _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
@@ -41,7 +45,7 @@ class _Known(ResourceDetector):
 def read_resource(reading: Reading, given: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
     """Build the resource; the second value tells whether the user chose ``service.instance.id``.
 
-    From weak to strong: the SDK's own attributes, a new instance ID, the detectors that
+    From weak to strong: the SDK's own attributes, a new instance ID, `whereabouts` or the detectors that
     ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` names, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_SERVICE_NAME``, what is `given`
     in code.
     """
@@ -58,16 +62,35 @@ def read_resource(reading: Reading, given: Resource | Mapping[str, Any] | None) 
         program = os.path.basename(sys.executable or "")
         unknown = f"unknown_service:{program}" if program else "unknown_service"
         resource = resource.merge(Resource({SERVICE_NAME: unknown}))
-    return resource, resource.attributes.get(INSTANCE_ID) != instance_id
+    instance_id_given = resource.attributes.get(INSTANCE_ID) != instance_id
+    if not values.listed(reading.text(_DETECTORS) or ""):
+        resource = whereabouts(instance_id_given=instance_id_given).merge(resource)
+    return resource, instance_id_given
 
 
-def resource_in_child(resource: Resource, *, instance_id_given: bool) -> Resource:
-    """Return the resource of a forked child: its own ``service.instance.id``.
+def whereabouts(*, instance_id_given: bool) -> Resource:
+    """Return what people know a process by: ``host.name``, and ``process.pid`` where the instance ID is made by us.
 
-    A new one where the parent's was made by us, else the user's own with ``-PID`` added.
+    A user's own instance ID outlives a process, and with a changing ID of that its series would not stay the same.
     """
-    own = f"{resource.attributes[INSTANCE_ID]!s}-{os.getpid()}" if instance_id_given else str(uuid.uuid4())
-    return resource.merge(Resource({INSTANCE_ID: own}))
+    known: dict[str, str | int] = {} if instance_id_given else {PROCESS_ID: os.getpid()}
+    with suppress(OSError):  # a host without a name that can be read
+        known[HOST_NAME] = socket.gethostname()
+    return Resource({name: value for name, value in known.items() if value != ""})
+
+
+def identity_in_child(resource: Resource, *, instance_id_given: bool) -> Resource:
+    """Return what a forked child has of its own in place of its parent's: ``service.instance.id``, ``process.pid``.
+
+    The instance ID is a new one where the parent's was made by us, else the user's own with ``-PID`` added; the process
+    ID is there where the parent has one beside an instance ID made by us.
+    """
+    if instance_id_given:
+        return Resource({INSTANCE_ID: f"{resource.attributes[INSTANCE_ID]!s}-{os.getpid()}"})
+    own: dict[str, str | int] = {INSTANCE_ID: str(uuid.uuid4())}
+    if isinstance(resource.attributes.get(PROCESS_ID), int):
+        own[PROCESS_ID] = os.getpid()
+    return Resource(own)
 
 
 def _sdk_resource() -> Resource:

@@ -16,6 +16,7 @@ _ALIKE = 0.05  # requests that two values may differ in and still divide them al
 _FIRST = ("service.name", "service.instance.id", "operation.name", "http.route", "rpc.method")
 _OUTCOMES = {  # what makes a request bad, and what only names it
     "request_id",
+    "process.pid",
     "error",
     "level",
     "severity",
