@@ -146,7 +146,7 @@ def test_the_end_is_bounded_though_the_exporter_hangs_and_says_how_many_are_lost
     assert time.monotonic() - started < 60
     assert made.lost == 5
     assert [record.getMessage() for record in caplog.records if "not delivered" in record.getMessage()] == [
-        "not delivered at the end, for which there are 0.3 s: 5 spans"
+        "not delivered at the end, for which there are 0.3 s: 5 spans (no answer came in time)"
     ]
 
 

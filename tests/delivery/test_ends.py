@@ -70,7 +70,7 @@ def test_a_program_ends_within_three_seconds_though_its_endpoint_is_bad(endpoint
         assert ended.other_seconds < PROMPTLY
         (last,) = [text for text in ended.logged if text.startswith("not delivered at the end")]
         for what in ("1 metric points", "1 spans", "1 log records"):
-            assert what in last
+            assert f"{what} (" in last, "there is no reason"
         assert len(ended.logged) <= 4, ended.logged  # one a signal, and the last
         assert "Traceback" not in ended.errors
         return ended.took[0]
@@ -121,7 +121,7 @@ def test_an_export_that_hangs_when_the_end_comes_is_cut_off_and_counted(protocol
         start = "not delivered at the end, for which there are 1 s"
         (last,) = [text for text in ended.logged if text.startswith(start)]
         for what in ("1 metric points", "1 spans", "1 log records"):
-            assert what in last
+            assert f"{what} (" in last, "there is no reason"
         return ended.took[0]
 
     assert_within(1.0 + SLACK, attempt)

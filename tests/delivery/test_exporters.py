@@ -301,7 +301,8 @@ def test_an_http_answer_that_is_no_success_is_a_failure_with_its_reason(
     made.record()
     assert not made.deliver()
     assert [reason in text for text in warnings_of(caplog)] == [True] * 3
-    assert made.lost == {"metric points": 0, "spans": 1, "log records": 1}
+    is_refused = answer[0] == 400  # the others may take the totals the next time
+    assert made.lost == {"metric points": int(is_refused), "spans": 1, "log records": 1}
 
 
 def test_what_an_endpoint_says_beside_a_success_is_said_once(

@@ -83,7 +83,7 @@ def deliver(parts: Iterable[Any], *, closing: bool, timeout: float) -> bool:
 
 def _missing(part: Part) -> str:
     number = f"{part.undelivered} {part.kind}" if part.undelivered else f"{part.kind}, how many is not known"
-    return f"{number} ({part.reason})" if part.reason else number
+    return f"{number} ({part.reason or 'it was not done in time'})"
 
 
 def _warn(timeout: float, missing: list[str]) -> None:

@@ -169,6 +169,7 @@ class Destination:
     def give_up(self) -> None:
         """Say and count nothing more: whoever waited for an export that hangs has counted it as lost."""
         self._given_up = True
+        self.reason = self.reason or "no answer came in time"
 
     def _say_refused(self, refused: int, number: int, reason: str) -> None:
         say_once(

@@ -82,6 +82,7 @@ class PeriodicReader(MetricReader):
         self._in_hand = 0
         self._undelivered = 0
         self._is_last = False
+        self._trouble: str | None = None
         self._closed = False
         self._retired = False
         self._worker = Worker("clew-metrics", self._interval, self._timeout, self._work)
@@ -144,8 +145,8 @@ class PeriodicReader(MetricReader):
 
     @property
     def reason(self) -> str | None:
-        """Why the last export failed, if it did."""
-        return self._destination.reason
+        """Why the last collection or export failed, if it did."""
+        return self._trouble or self._destination.reason
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Collect and export now; False where not all of it was delivered in time."""
@@ -160,10 +161,12 @@ class PeriodicReader(MetricReader):
     def _work(self, occasion: Occasion, deadline: float) -> bool:
         self._undelivered = 0
         self._is_last = occasion == "close"
+        self._trouble = None
         try:
             self.collect(timeout_millis=max(1.0, (deadline - time.monotonic()) * 1000))
         except Exception as error:
-            say_once(("collect", type(error)), "metrics were not collected: %s: %s", type(error).__name__, error)
+            self._trouble = f"not collected: {type(error).__name__}: {error}"
+            say_once(("collect", type(error)), "metrics were %s", self._trouble)
             return False
         return self._undelivered == 0
 

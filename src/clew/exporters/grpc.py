@@ -30,6 +30,12 @@ _RETRYABLE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 )
+_DEAD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""After these the connection is made anew: gRPC would wait long on one that nobody answers on any more."""
+_REFUSING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_PERHAPS_ODD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
+_NOBODY = ("Connection refused", "DNS resolution failed", "timed out", "CERTIFICATE_VERIFY_FAILED")
+"""What gRPC says where nobody is there, or somebody who speaks the right thing."""
 _COMPRESSION = {
     "none": grpc.Compression.NoCompression,
     "gzip": grpc.Compression.Gzip,
@@ -134,13 +140,21 @@ class GrpcTransport:
         code = error.code()
         pause = 0.0 if self._cut_off else _asked_pause(error)
         self._cut_off = False
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if code in _DEAD:
             self._channel.close()
             self._open()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return Answer(f"no answer within {timeout:.3g} s", retry=True, pause=pause)
         retry = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and pause is not None)
-        return Answer(f"gRPC {code.name}: {error.details()}", retry=retry, pause=pause)
+        details = str(error.details())
+        is_odd = code in _PERHAPS_ODD and not any(text in details for text in _NOBODY)
+        return Answer(
+            f"gRPC {code.name}: {details}",
+            retry=retry,
+            pause=pause,
+            refused=code in _REFUSING and not retry,
+            is_odd=is_odd,
+        )
 
 
 def _before_fork() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import socket
 import time
 import zlib
 from email.utils import parsedate_to_datetime
@@ -12,14 +13,21 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
+from clew.exporters.punctual import PunctualAdapter, over_by
 from clew.exporters.road import Answer, excerpt
 from clew.settings import OtlpSettings
 from clew.settings.problems import masked_url
 
 _RETRYABLE = (429, 502, 503, 504)
+_REFUSING = (400, 413, 422)
+_PATHS = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT gets /v1/metrics and its kin added, the variables for one signal are taken as they are"
+)
 _LONGEST_ANSWER = 65_536
 """In bytes: what is read of an answer."""
 
@@ -30,6 +38,9 @@ class HttpTransport:
     def __init__(self, settings: OtlpSettings) -> None:
         session = load_credentials(settings.credential_provider, requests.Session)
         self._session = requests.Session() if session is None else session
+        for prefix, adapter in list(self._session.adapters.items()):
+            if type(adapter) is HTTPAdapter:  # one of a plug-in's own stays as it is
+                self._session.mount(prefix, PunctualAdapter(max_retries=adapter.max_retries))
         self._url = settings.endpoint
         self._compression = settings.compression
         self._headers = {
@@ -48,25 +59,34 @@ class HttpTransport:
             self._options["auth"] = _authentication(settings.endpoint)
 
     def send(self, payload: bytes, timeout: float) -> Answer:
-        """Make one attempt within `timeout` seconds."""
+        """Make one attempt that is over within `timeout` seconds, however slowly anything comes or is taken."""
+        deadline = time.monotonic() + timeout
         try:
-            with self._session.post(
-                self._url,
-                data=self._compressed(payload),
-                headers=self._headers,
-                timeout=None if math.isinf(timeout) else timeout,
-                allow_redirects=False,
-                stream=True,
-                **self._options,
-            ) as response:
+            with (
+                over_by(deadline),
+                self._session.post(
+                    self._url,
+                    data=self._compressed(payload),
+                    headers=self._headers,
+                    timeout=None if math.isinf(timeout) else timeout,
+                    allow_redirects=False,
+                    stream=True,
+                    **self._options,
+                ) as response,
+            ):
                 body = response.raw.read(_LONGEST_ANSWER, decode_content=True) or b""
                 return _answer(response, body)
-        except requests.exceptions.Timeout:
-            return Answer(f"no answer within {timeout:.3g} s", retry=True)
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            return Answer(_late(error, timeout), retry=True)
         except requests.exceptions.SSLError as error:
-            return Answer(f"the TLS connection failed: {_innermost(error)}")
+            if time.monotonic() >= deadline:
+                return Answer(_late(error, timeout), retry=True)
+            text = _innermost(error)
+            return Answer(f"the TLS connection failed: {text}", is_odd="CERTIFICATE" not in text.upper())
         except requests.exceptions.ConnectionError as error:
-            return Answer(_innermost(error), retry=True)
+            if time.monotonic() >= deadline:
+                return Answer(_late(error, timeout), retry=True)
+            return Answer(_innermost(error), retry=True, is_odd=not _is_absent(error))
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, OSError) as error:
             return Answer(_innermost(error))
         except Exception as error:  # what urllib3 raises while the body is read
@@ -101,7 +121,14 @@ def _answer(response: requests.Response, body: bytes) -> Answer:
         return Answer(f"{reason} to {place}; redirects are not followed")
     told = _status_message(body) if "protobuf" in media else excerpt(body) if body else ""
     reason = f"{reason}: {told}" if told else reason
-    return Answer(reason, retry=status in _RETRYABLE, pause=_retry_after(response.headers.get("retry-after")))
+    if status == 404:
+        reason = f"{reason}; is the path the right one? {_PATHS}"
+    return Answer(
+        reason,
+        retry=status in _RETRYABLE,
+        pause=_retry_after(response.headers.get("retry-after")),
+        refused=status in _REFUSING,
+    )
 
 
 def _status_message(body: bytes) -> str:
@@ -127,8 +154,28 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, pause) if math.isfinite(pause) else None
 
 
+def _late(error: BaseException, timeout: float) -> str:
+    found = _bottom(error)
+    if "was not found in time" in str(found):
+        return f"{found}, which is {timeout:.3g} s"
+    return f"no answer within {timeout:.3g} s"
+
+
+def _is_absent(error: BaseException) -> bool:
+    """Tell whether nobody was there to say anything."""
+    return isinstance(_bottom(error), (ConnectionRefusedError, socket.gaierror)) or "NewConnectionError" in repr(error)
+
+
 def _innermost(error: BaseException) -> str:
     """Return the text of the error at the bottom, which says "Connection refused" without the layers around it."""
+    error = _bottom(error)
+    if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
+        return f"it answered with something that is not HTTP: {str(error).strip()}"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text or type(error).__name__
+
+
+def _bottom(error: BaseException) -> BaseException:
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
@@ -138,7 +185,4 @@ def _innermost(error: BaseException) -> str:
         if inner is None:
             break
         error = inner
-    if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
-        return f"it answered with something that is not HTTP: {str(error).strip()}"
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text or type(error).__name__
+    return error

@@ -33,8 +33,8 @@ class Answer:
     """What became of one attempt.
 
     `reason` is why it failed, None where the endpoint took it; `retry` whether another attempt may help; `refused`
-    whether the endpoint does not want this very request; `pause` the seconds that it asked to wait before; `body` what
-    it answered, of the media type `media`.
+    whether the endpoint does not want this very request; `is_odd` whether somebody is there who may speak something
+    else; `pause` the seconds that it asked to wait before; `body` what it answered, of the media type `media`.
     """
 
     reason: str | None = None
@@ -43,6 +43,7 @@ class Answer:
     body: bytes = b""
     media: str = ""
     refused: bool = False
+    is_odd: bool = False
 
 
 class Transport(Protocol):
@@ -146,7 +147,15 @@ class Road:
                 self._transport = _connect(self.settings)
             except UndeliveredError as error:  # of a plug-in for credentials
                 return Answer(error.reason)
-        return self._transport.send(payload, timeout)
+        started = time.monotonic()
+        answer = self._transport.send(payload, timeout)
+        if answer.is_odd and not self._worked:
+            from clew.exporters.mismatch import mismatch
+
+            wrong = mismatch(self.settings, timeout - (time.monotonic() - started))
+            if wrong is not None:
+                return Answer(f"{wrong} ({answer.reason})")
+        return answer
 
     def _may_retry(self, answer: Answer, sending: Sending, deadline: float) -> bool:
         if not answer.retry or (self._closing.is_set() and not self._worked):

@@ -1,0 +1,104 @@
+"""Why nothing is understood at an endpoint: whether it speaks TLS, and whether HTTP/1 or gRPC, asked of it.
+
+What a connection ends with is seldom the reason: a server that wants TLS resets a plain one, gRPC reads an answer of
+HTTP/1 as a frame that it does not know.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Literal
+from urllib.parse import urlsplit
+
+from clew.settings import OtlpSettings
+from clew.settings.otlp import GRPC
+
+Spoken = Literal["http", "grpc"] | None
+"""HTTP/1, or HTTP/2, on which gRPC is built; None for what is not known."""
+
+_LONGEST_SECONDS = 2.0
+_QUESTION = b"OPTIONS * HTTP/1.1\r\nhost: endpoint\r\nconnection: close\r\n\r\n"
+
+
+def mismatch(settings: OtlpSettings, timeout: float) -> str | None:
+    """Ask an endpoint what it speaks; return what is wrong with the settings, None where that is not known."""
+    place = _place(settings)
+    if place is None:
+        return None
+    host, port = place
+    timeout = min(timeout / 3, _LONGEST_SECONDS)
+    for is_secure, ask in ((True, _ask_over_tls), (True, _ask_for_http2), (False, _ask)):
+        try:
+            spoken = ask(host, port, timeout)
+        except OSError:
+            continue
+        if is_secure or spoken is not None:
+            return _difference(settings, is_secure=is_secure, spoken=spoken)
+    return None
+
+
+def _difference(settings: OtlpSettings, *, is_secure: bool, spoken: Spoken) -> str | None:
+    wants_tls = not settings.insecure if settings.protocol == GRPC else settings.endpoint.startswith("https:")
+    wrong: list[str] = []
+    if is_secure and not wants_tls:
+        wrong.append("TLS is spoken there, so the endpoint is one that begins with https://")
+    if wants_tls and not is_secure:
+        wrong.append("no TLS is spoken there, so the endpoint is one that begins with http://")
+    if spoken == "http" and settings.protocol == GRPC:
+        wrong.append(
+            "HTTP/1 is spoken there and not gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or gRPC's own port"
+        )
+    if spoken == "grpc" and settings.protocol != GRPC:
+        wrong.append("gRPC is spoken there and not HTTP/1: OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or HTTP's own port")
+    return "; ".join(wrong) or None
+
+
+def _place(settings: OtlpSettings) -> tuple[str, int] | None:
+    text = settings.endpoint if "://" in settings.endpoint else f"//{settings.endpoint}"
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return None
+    if settings.protocol == GRPC:
+        return (url.hostname, port) if url.scheme == "" and url.hostname and port else None
+    return (url.hostname, port or (443 if url.scheme == "https" else 80)) if url.hostname else None
+
+
+def _ask_over_tls(host: str, port: int, timeout: float) -> Spoken:
+    with _secured(host, port, timeout) as secured, suppress(OSError):
+        return _ask_on(secured)
+    return None
+
+
+def _ask_for_http2(host: str, port: int, timeout: float) -> Spoken:
+    """Ask as gRPC does: its servers close a connection on which nobody asks for HTTP/2."""
+    with _secured(host, port, timeout, "h2") as secured:
+        return "grpc" if secured.selected_alpn_protocol() == "h2" else None
+
+
+@contextmanager
+def _secured(host: str, port: int, timeout: float, *protocols: str) -> Generator[ssl.SSLSocket]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # nothing is sent but the question what is spoken
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secured:
+        yield secured
+
+
+def _ask(host: str, port: int, timeout: float) -> Spoken:
+    with socket.create_connection((host, port), timeout) as plain:
+        return _ask_on(plain)
+
+
+def _ask_on(connected: socket.socket) -> Spoken:
+    connected.sendall(_QUESTION)
+    answer = connected.recv(64)
+    if answer.startswith(b"HTTP/1."):
+        return "http"
+    return "grpc" if len(answer) > 3 and answer[3] == 4 else None  # HTTP/2 begins with a frame of settings
