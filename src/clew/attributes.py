@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from clew.diagnostics import count, say_once
 from clew.request import policy
+from clew.untrusted import class_name, stand_in, text_of
 
 Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 """What an attribute may be; anything else becomes its `str`."""
@@ -21,7 +22,11 @@ RESERVED = frozenset({"operation.name", "error.type"})
 
 def is_reserved(name: str) -> bool:
     """Tell whether `name` belongs to `clew` or OpenTelemetry, so that a user's value for it is ignored."""
-    return name in RESERVED or name == policy.attribute or name == "request_id" or name.startswith("otel.")
+    return name in RESERVED or _is_reserved_on_instruments(name)
+
+
+def _is_reserved_on_instruments(name: str) -> bool:
+    return name == policy.attribute or name == "request_id" or name.startswith("otel.")
 
 
 def clean_value(name: str, value: Any) -> Value:
@@ -29,67 +34,96 @@ def clean_value(name: str, value: Any) -> Value:
     plain = _plain(value)
     if plain is not None:
         return plain
-    if isinstance(value, (list, tuple)):
-        given = cast("Sequence[Any]", value)
+    if issubclass(type(value), (list, tuple)):
+        try:
+            given: list[Any] = [*value]
+        except Exception:  # of a subclass
+            return _text(name, value)
         items = [_plain(item) for item in given]
         if None not in items and len({type(item) for item in items}) <= 1:
             return cast("Sequence[str]", tuple(items))
         say_once(("attribute value", name), "The items of attribute %s are not of one type; taken as text", name)
-        return tuple(_text(item) for item in given)
+        return tuple(_text(name, item) for item in given)
     say_once(
         ("attribute value", name),
         "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
         "sequences of one of these",
         name,
-        type(value).__name__,
+        class_name(cast("type", type(value))),
     )
-    return _text(value)
+    return _text(name, value)
 
 
 def _plain(value: Any) -> str | bool | int | float | None:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str or kind is bool or kind is int or kind is float:
         return value  # type: ignore[no-any-return]
-    if isinstance(value, str):  # an enum's member or another subclass counts by its value
+    if issubclass(kind, str):  # an enum's member or another subclass counts by its value
         return str.__str__(value)
-    if isinstance(value, int):
+    if issubclass(kind, int):
         return int.__int__(value)
-    if isinstance(value, float):
+    if issubclass(kind, float):
         return float.__float__(value)
     return None
 
 
-def _text(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
+def _text(name: str, value: Any) -> str:
+    text = text_of(value)
+    if text is not None:
+        return text
+    count("attribute.ignored")
+    say_once(("attribute text", name), "A value of attribute %s has no text: its str() raises", name)
+    return stand_in(value)
 
 
 def clean(attributes: Mapping[str, Any]) -> dict[str, Value]:
     """Return `attributes` with plain values, sorted by name, without names that are reserved or no text."""
+    return _clean(attributes, is_reserved)
+
+
+def clean_given(attributes: Mapping[str, Any], owner: str) -> dict[str, Value]:
+    """Return `attributes` as `clean` does; none where they cannot be read, which is counted and said once."""
+    try:
+        return _clean(attributes, is_reserved)
+    except Exception as trouble:
+        return _not_read(trouble, owner)
+
+
+def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Value]:
+    """Return the attributes of one of the user's own instruments: as `clean_given`, but ``error.type`` is theirs."""
+    if attributes is None:
+        return {}
+    try:
+        return _clean(attributes, _is_reserved_on_instruments)
+    except Exception as trouble:
+        return _not_read(trouble, "an instrument")
+
+
+def _not_read(trouble: Exception, owner: str) -> dict[str, Value]:
+    count("attributes.failed")
+    say_once(
+        ("attributes", owner),
+        "%s: the attributes could not be read (%s: %s); measured without them",
+        owner,
+        type(trouble).__name__,
+        trouble,
+    )
+    return {}
+
+
+def _clean(attributes: Mapping[str, Any], is_reserved: Callable[[str], bool]) -> dict[str, Value]:
     cleaned: dict[str, Value] = {}
-    for name, value in attributes.items():
-        if not isinstance(name, str) or not name:
+    for given, value in attributes.items():
+        name = str.__str__(given) if issubclass(type(given), str) else ""
+        if not name:
             count("attribute.ignored")
-            say_once("attribute name", "An attribute name must be a text that is not empty, not %r; ignored", name)
+            say_once("attribute name", "An attribute name must be a text that is not empty, not %r; ignored", given)
         elif is_reserved(name):
             count("attribute.ignored")
             say_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
         else:
-            cleaned[str.__str__(name)] = clean_value(name, value)
+            cleaned[name] = clean_value(name, value)
     return dict(sorted(cleaned.items()))
-
-
-def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> Mapping[str, Value]:
-    """Return the attributes of one of the user's own instruments: as `clean` does, but ``error.type`` is theirs."""
-    if not attributes:
-        return {}
-    theirs = {name: clean_value(name, attributes[name]) for name in RESERVED if name in attributes}
-    if not theirs:
-        return clean(attributes)
-    others = clean({name: value for name, value in attributes.items() if name not in RESERVED})
-    return dict(sorted({**others, **theirs}.items()))
 
 
 def key_of(cleaned: Mapping[str, Value]) -> Key:
@@ -125,13 +159,30 @@ class Computed:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
         """Return the attributes of a call, cleaned; none where `compute` fails or returns no mapping."""
+        given: Any = None
+        trouble: Exception | None = None
         try:
-            return clean(self.raw(*args, **kwargs)())
+            given = self.raw(*args, **kwargs)()
         except Exception as error:
-            return self.after(error, args, kwargs)
+            trouble = error
+        return self.cleaned(given, trouble, args, kwargs)
 
-    def after(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
-        """Return the attributes of a call for which `error` was raised: none, counted and said once."""
+    def cleaned(
+        self, given: Any, trouble: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Value]:
+        """Return what `compute` gave for a call, cleaned; none, counted and said once, where that cannot be done.
+
+        Args:
+            given: What it gave; None where it raised.
+            trouble: What was raised, if something was.
+            args: The arguments of the call.
+            kwargs: Those by keyword.
+        """
+        if given is not None or trouble is None:
+            try:
+                return clean(cast("Mapping[str, Any]", given))
+            except Exception as error:
+                trouble = error
         try:
             self.raw(*args, **kwargs)
         except TypeError:
@@ -142,8 +193,8 @@ class Computed:
             "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
             "attributes",
             self._owner,
-            type(error).__name__,
-            error,
+            type(trouble).__name__,
+            trouble,
         )
         return {}
 

@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from clew.untrusted import sayable
+
 logger = logging.getLogger("clew")
 
 _MOST_SAID = 1_000
@@ -37,7 +39,7 @@ def say_once(about: object, message: str, *args: object, level: int = logging.WA
             return
         _said.add(about)
     try:
-        logger.log(level, message, *args)
+        logger.log(level, message, *map(sayable, args))
     except Exception:  # a user's handler or filter that raises must not reach the measured code
         return
 

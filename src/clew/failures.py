@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from clew.diagnostics import count, say_once
+from clew.untrusted import qualified_name, text_of
 
 OTHER = "_OTHER"
 """The name of a failure that has none, by the semantic conventions for ``error.type``."""
+
+Expectation = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object]
+"""What ``expected`` takes: an exception type, a tuple of them, or a callable that judges each exception."""
 
 _LONGEST_REASON = 255
 
@@ -23,33 +31,84 @@ _ONE_NAME = {
 
 def error_type_of(kind: type[BaseException]) -> str:
     """Name an exception class: ``module.qualname``, without the module for builtins; the same on every Python."""
-    module = kind.__module__
-    if module == "builtins":
-        return kind.__qualname__
-    name = f"{module}.{kind.__qualname__}"
+    name = qualified_name(kind)
+    try:
+        module = kind.__module__
+    except Exception:  # a metaclass of the user's
+        module = None
+    if not module or type(module) is not str or module == "builtins":
+        return name
+    name = f"{module}.{name}"
     return _ONE_NAME.get(name, name)
 
 
+def is_one_of(kind: type, kinds: tuple[type, ...]) -> bool:
+    """Tell whether a class is one of `kinds` or a subclass, as ``except`` does: no metaclass is asked."""
+    return any(type.__subclasscheck__(one, kind) for one in kinds)
+
+
 class Expected:
-    """Exceptions that may leave an operation without being a failure: types, and dotted names of types.
+    """Exceptions that may leave an operation without being a failure: types, dotted names of types, callables.
 
     A name such as ``django.http.Http404`` is looked up when something fails, in the modules that are imported by then,
     so that naming an exception imports nothing.
     """
 
-    def __init__(self, types: tuple[type[BaseException], ...] = (), names: tuple[str, ...] = ()) -> None:
-        self._types = types
-        self._names = names
+    def __init__(
+        self,
+        types: tuple[type[BaseException], ...] = (),
+        names: tuple[str, ...] = (),
+        judges: tuple[Judge, ...] = (),
+    ) -> None:
+        self._known = types, names
+        self._judges = judges
 
-    def __contains__(self, error: object) -> bool:
-        if self._names:
-            self._resolve()
-        return isinstance(error, self._types)
+    def covers(self, error: BaseException) -> bool:
+        """Tell whether `error` is expected."""
+        types, names = self._known
+        if names:
+            types, _ = self._known = _looked_up(types, names)
+        return is_one_of(type(error), types) or any(judge(error) for judge in self._judges)
 
-    def _resolve(self) -> None:
-        found = {name: _imported(name) for name in self._names}
-        self._types += tuple(kind for kind in found.values() if kind is not None)
-        self._names = tuple(name for name, kind in found.items() if kind is None)
+    @classmethod
+    def of(cls, given: tuple[type[BaseException] | str | Callable[[BaseException], object], ...]) -> Expected:
+        """Return what the setting ``expected`` says."""
+        names = tuple(one for one in given if isinstance(one, str))
+        types = tuple(one for one in given if isinstance(one, type))
+        judges = [one for one in given if not isinstance(one, (str, type))]
+        return cls(types, names, tuple(Judge(one, "clew.configure") for one in judges))
+
+
+class Judge:
+    """A callable given as ``expected``; where it raises, the exception is a failure, counted and said once."""
+
+    __slots__ = ("_ask", "_owner")
+
+    def __init__(self, ask: Callable[[BaseException], object], owner: str) -> None:
+        self._ask = ask
+        self._owner = owner
+
+    def __call__(self, error: BaseException) -> bool:
+        """Tell whether `error` is expected."""
+        try:
+            return bool(self._ask(error))
+        except Exception as trouble:
+            _not_told(trouble, self._owner)
+            return False
+
+
+Checked = tuple[type[BaseException], ...] | Judge
+"""What `expectation` makes of an ``expected`` argument."""
+
+
+def _looked_up(
+    types: tuple[type[BaseException], ...], names: tuple[str, ...]
+) -> tuple[tuple[type[BaseException], ...], tuple[str, ...]]:
+    found = {name: _imported(name) for name in names}
+    return (
+        (*types, *(kind for kind in found.values() if kind is not None)),
+        tuple(name for name, kind in found.items() if kind is None),
+    )
 
 
 def _imported(name: str) -> type[BaseException] | None:
@@ -58,36 +117,79 @@ def _imported(name: str) -> type[BaseException] | None:
         module_name, _, outer = module_name.rpartition(".")
         rest = f"{outer}.{rest}"
     found: Any = sys.modules.get(module_name or "builtins")
-    for part in rest.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+    try:
+        for part in rest.split("."):
+            found = getattr(found, part, None)
+    except Exception as trouble:  # a module whose __getattr__ raises something else than an AttributeError
+        _not_told(trouble, f"CLEW_EXPECTED={name}")
+        return None
+    return found if issubclass(type(found), type) and is_one_of(found, (BaseException,)) else None
+
+
+def _not_told(trouble: Exception, owner: str) -> None:
+    count("expected.failed")
+    say_once(
+        ("expected", owner),
+        "%s: whether an exception is expected could not be told: %s: %s; such exceptions count as failures",
+        owner,
+        type(trouble).__name__,
+        trouble,
+    )
 
 
 NOTHING_EXPECTED = Expected()
 
 
-def failure(
-    error: BaseException, expected: tuple[type[BaseException], ...], expected_everywhere: Expected
-) -> str | None:
+def failure(error: BaseException, expected: Checked, expected_everywhere: Expected) -> str | None:
     """Return the ``error.type`` of an exception that leaves an operation, or None where it is no failure."""
-    if isinstance(error, (*expected, *_NO_FAILURE)) or error in expected_everywhere:
+    kind = type(error)
+    if is_one_of(kind, _NO_FAILURE) or (is_one_of(kind, expected) if type(expected) is tuple else expected(error)):  # type: ignore[operator]
         return None
-    if isinstance(error, SystemExit) and (error.code is None or (type(error.code) is int and error.code == 0)):
+    if expected_everywhere.covers(error) or (is_one_of(kind, (SystemExit,)) and _is_success(error)):
         return None
-    return error_type_of(type(error))
+    return error_type_of(kind)
+
+
+def _is_success(leaving: Any) -> bool:
+    try:
+        code = leaving.code
+    except Exception:  # of a subclass; Python itself ends with 1 then
+        return False
+    return code is None or (type(code) is int and code == 0)
 
 
 def reason_of(reason: object) -> str:
     """Return the ``error.type`` for a failure that is told, not raised: its text, at most 255 characters."""
     if reason is True or reason is None:
         return OTHER
-    return str(reason)[:_LONGEST_REASON] or OTHER
+    text = text_of(reason)
+    if text is None:
+        count("reason.failed")
+        say_once("reason.failed", "A reason for a failure has no text (of type %s); named %s", type(reason), OTHER)
+        return OTHER
+    return text[:_LONGEST_REASON] or OTHER
 
 
-def exception_types(value: Any, owner: str) -> tuple[type[BaseException], ...]:
-    """Check an ``expected`` argument: one exception type or a tuple of them; a TypeError names what else was given."""
-    kinds: list[Any] = [*value] if isinstance(value, tuple) else [value]
+def _is_to_be_called(value: Any) -> bool:
+    return callable(value) and not issubclass(type(value), type)
+
+
+def expectation(value: Any, owner: str) -> Checked:
+    """Check an ``expected`` argument; a TypeError names what else was given.
+
+    Args:
+        value: An exception type, a tuple of them, or a callable that takes an exception.
+        owner: Whose it is, for messages.
+    """
+    if _is_to_be_called(value):
+        if inspect.iscoroutinefunction(value):
+            raise TypeError(f"{owner}: expected takes a function that answers at once, not the coroutine {value!r}")
+        return value if type(value) is Judge else Judge(value, owner)
+    kinds: list[Any] = [*value] if issubclass(type(value), tuple) else [value]
     for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"{owner}: expected takes an exception type or a tuple of them, not {kind!r}")
+        if not (issubclass(type(kind), type) and is_one_of(kind, (BaseException,))):
+            raise TypeError(
+                f"{owner}: expected takes an exception type, a tuple of them or a callable that gets the exception, "
+                f"not {kind!r}"
+            )
     return tuple(kinds)

@@ -16,7 +16,7 @@ from opentelemetry.trace import get_current_span
 
 from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
-from clew.failures import failure
+from clew.failures import OTHER, Checked, failure
 from clew.metrics.exemplars import SPAN_KEY
 from clew.metrics.sharded import ShardedInstrument, ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
@@ -34,7 +34,7 @@ class _OperationLink:
 
     __slots__ = ("_expected", "operation")
 
-    def __init__(self, operation: Operation, expected: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, operation: Operation, expected: Checked) -> None:
         self.operation = operation
         self._expected = expected
 
@@ -44,9 +44,12 @@ class _OperationLink:
         In the given Context, or else the current one.
         """
         operation, series = self.operation, shard.series
-        error_type = failure(error, self._expected, operation.pipeline.expected)
-        given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-        operation.series(series.key, given, error_type).record(seconds, context)
+        error_type: str | None = OTHER
+        try:
+            error_type = failure(error, self._expected, operation.pipeline.expected)
+        finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
+            given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
+            operation.series(series.key, given, error_type).record(seconds, context)
 
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
@@ -66,7 +69,7 @@ class Link(_OperationLink):
     attributes: Mapping[str, Value] = MappingProxyType({})
     """What a block has been told so far: nothing."""
 
-    def __init__(self, operation: Operation, series: Series, expected: tuple[type[BaseException], ...]) -> None:
+    def __init__(self, operation: Operation, series: Series, expected: Checked) -> None:
         super().__init__(operation, expected)
         self.local = SeriesLocal(series)
 
@@ -92,7 +95,7 @@ class ToldLink(_OperationLink):
 
     def told(self, name: str, value: Any) -> ToldLink:
         """Add an attribute, to the current span as well; returns this."""
-        if value.__class__ in _PLAIN and name.__class__ is str and name and not is_reserved(name):
+        if type(value) in _PLAIN and type(name) is str and name and not is_reserved(name):
             self.attributes[name] = cast("Value", value)
         else:
             self.attributes.update(clean({name: value}))
@@ -139,18 +142,17 @@ class InstrumentLink:
 
     def shard(self, attributes: Mapping[str, Any] | None) -> Shard:
         """Return the calling thread's shard of the series of these attributes."""
-        if not attributes:
+        if attributes is None:
             attributes = _NO_ATTRIBUTES
-        items = tuple(attributes.items())
         try:
+            items = tuple(attributes.items())
             shard = self._local.shards.get(items)
-        except TypeError:  # a list among the values
-            return self._find(attributes, None)
-        if shard is not None:
-            return shard  # type: ignore[no-any-return]
-        types = tuple(map(type, attributes.values()))
-        lookup = lookup_of(items, types)
-        shard = self._local.shards.get(lookup)
+            if shard is not None:
+                return shard  # type: ignore[no-any-return]
+            lookup = lookup_of(items, tuple(map(type, attributes.values())))
+            shard = self._local.shards.get(lookup)
+        except Exception:  # a list among the values, or what else cannot be looked up
+            lookup = shard = None
         return self._find(attributes, lookup) if shard is None else shard
 
     def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
@@ -203,26 +205,22 @@ class ComputedLink(_OperationLink):
 
     __slots__ = ("_compute", "_local")
 
-    def __init__(
-        self, operation: Operation, local: OperationLocal, compute: Computed, expected: tuple[type[BaseException], ...]
-    ) -> None:
+    def __init__(self, operation: Operation, local: OperationLocal, compute: Computed, expected: Checked) -> None:
         super().__init__(operation, expected)
         self._local = local
         self._compute = compute
 
     def shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shard:
         """Return the calling thread's shard for the attributes of a call."""
-        shards = self._local.shards
+        given: Any = None
         try:
             given = self._compute.raw(*args, **kwargs)()
             items = tuple(given.items())
-        except Exception as error:
-            return self._beside(self._compute.after(error, args, kwargs))
-        try:
-            shard = shards.get(items)
-        except TypeError:  # a list among the values
-            return self._beside(clean(given))
-        return self._typed(given, items) if shard is None else shard
+            shard = self._local.shards.get(items)
+            return self._typed(given, items) if shard is None else shard
+        except Exception as trouble:  # a list among the values too, which cannot be looked up
+            cleaned = self._compute.cleaned(given, trouble, args, kwargs)
+            return shard_for(self.operation, self._local, cleaned, None, cleaned)
 
     def again(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
@@ -235,10 +233,6 @@ class ComputedLink(_OperationLink):
         if shard is None:
             shard = shard_for(self.operation, self._local, clean(given), lookup, given)
         return shard
-
-    def _beside(self, attributes: Mapping[str, Value]) -> Shard:
-        """Return the shard for attributes that are not looked up."""
-        return shard_for(self.operation, self._local, attributes, None, attributes)
 
 
 def shard_for(
@@ -263,14 +257,17 @@ def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str
 
     But for what would fill the table with ways to one series: names that are ignored, and NaN, which equals nothing.
     """
-    if (
-        lookup is None
-        or len(table.shards) >= _MOST_LOOKED_UP
-        or any(name not in series.attributes or value != value for name, value in given.items())
-    ):
+    if lookup is None or len(table.shards) >= _MOST_LOOKED_UP or not _is_all_of(series, given):
         return table.shard_of(series)
     shard = table.shards[lookup] = table.lease(series)
     return shard
+
+
+def _is_all_of(series: Series, given: Mapping[str, Any]) -> bool:
+    try:
+        return all(name in series.attributes and value == value for name, value in given.items())
+    except Exception:  # of a mapping or a name of the user's
+        return False
 
 
 def link_site(site: Site, current: Pipeline) -> Link | ComputedLink | None:
@@ -295,7 +292,7 @@ def _link(
     name: str,
     attributes: Mapping[str, Value],
     key: Key,
-    expected: tuple[type[BaseException], ...],
+    expected: Checked,
 ) -> Link | None:
     operation = current.operation(name)
     series = operation.series(key, attributes, None)

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import pipeline
-from clew.attributes import Computed, Value, clean, key_of
-from clew.diagnostics import SaidAfterwards, say_once
-from clew.failures import exception_types
+from clew.attributes import Computed, Value, clean_given, key_of
+from clew.diagnostics import SaidAfterwards, count, say_once
+from clew.failures import Checked, Expectation, expectation
 from clew.running import Run, begin
 from clew.wrappers import wrap
 
@@ -59,7 +59,7 @@ class Measure:
         self,
         function: Any,
         attributes: Attributes | None,
-        expected: tuple[type[BaseException], ...],
+        expected: Checked,
         failed: Callable[[Any], object] | None,
         span: bool | None,
     ) -> Any:
@@ -74,7 +74,7 @@ class Measure:
         if callable(attributes):
             compute = Computed(attributes, function, name)
         elif attributes is not None:
-            constant = clean(attributes)
+            constant = clean_given(attributes, name)
         return wrap(function, Site(name, constant, compute, expected, failed, span))
 
     def __enter__(self) -> Measure:
@@ -101,15 +101,15 @@ class Measure:
             link.local.shard.started += 1
             self._started = clock()
             return
-        self._begin(current, {}, (), None)
+        self._begin(current, None, (), None)
         if current is not None and name is not None and name not in current.block_links:
             current.add_block(name)
 
     def _begin(
         self,
         current: pipeline.Pipeline | None,
-        attributes: Mapping[str, Any],
-        expected: tuple[type[BaseException], ...],
+        attributes: Mapping[str, Any] | None,
+        expected: Checked,
         span: bool | None,
     ) -> None:
         if self._name is None:
@@ -117,7 +117,7 @@ class Measure:
         self._started = 0
         self._link = self._run = None
         if current is not None:
-            cleaned = clean(attributes)
+            cleaned = {} if attributes is None else clean_given(attributes, self._name)
             self._run = begin(current, self._name, cleaned, key_of(cleaned), expected, span=span)
 
     def _refuse_again(self) -> NoReturn:
@@ -175,7 +175,7 @@ class Measure:
         try:
             self._link = link.told(name, value)
         except Exception as trouble:
-            say_once(("tell", self._name), "clew.measure(%r): set() failed: %s", self._name, trouble)
+            self._not_told("set", trouble)
 
     def note(self, name: str, value: Any) -> None:
         """Note a value of this run that may be any of many, such as an order's ID: to the span and the log line only.
@@ -205,7 +205,11 @@ class Measure:
             if self._run is not None:
                 getattr(self._run, what)(*told)
         except Exception as trouble:
-            say_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
+            self._not_told(what, trouble)
+
+    def _not_told(self, what: str, trouble: Exception) -> None:
+        count("attribute.ignored")
+        say_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
 
 
 class _Given(Measure):
@@ -217,7 +221,7 @@ class _Given(Measure):
         self,
         name: str | None,
         attributes: Attributes | None,
-        expected: tuple[type[BaseException], ...],
+        expected: Checked,
         failed: Callable[[Any], object] | None,
         span: bool | None,
     ) -> None:
@@ -240,7 +244,7 @@ class _Given(Measure):
                 f"clew.measure({self._name!r}): {given} looks at a call, and a block has none; use m.set() and "
                 "m.fail() inside it"
             )
-        self._begin(pipeline.current, attributes or {}, self._expected, self._span)
+        self._begin(pipeline.current, attributes, self._expected, self._span)
         return self
 
 
@@ -265,7 +269,7 @@ class Site:
         name: str,
         attributes: dict[str, Value],
         compute: Computed | None,
-        expected: tuple[type[BaseException], ...],
+        expected: Checked,
         failed: Callable[[Any], object] | None,
         span: bool | None,
     ) -> None:
@@ -346,7 +350,7 @@ def measure(
     /,
     *,
     attributes: Attributes | None = None,
-    expected: type[BaseException] | tuple[type[BaseException], ...] = (),
+    expected: Expectation = (),
     failed: Callable[[Any], object] | None = None,
     span: bool | None = None,
 ) -> Measure: ...
@@ -354,7 +358,7 @@ def measure(
     name: Any = None,
     /,
     attributes: Attributes | None = None,
-    expected: type[BaseException] | tuple[type[BaseException], ...] = _NO_EXCEPTIONS,
+    expected: Expectation = _NO_EXCEPTIONS,
     failed: Callable[[Any], object] | None = None,
     span: bool | None = None,
 ) -> Any:
@@ -370,7 +374,8 @@ def measure(
         attributes: A mapping of attribute names to values (`str`, `bool`, `int`, `float` or sequences of one of these),
             or, as a decorator, a callable that returns one. The callable names those of the function's parameters that
             it wants; ``*args`` and ``**kwargs`` in it take what is left, without ``self``.
-        expected: An exception type, or a tuple of them, that may leave without being a failure.
+        expected: An exception type, or a tuple of them, that may leave without being a failure; or a callable that
+            gets the exception and tells. One that raises means a failure.
         failed: As a decorator: given the returned value it tells whether that is a failure; its `str` is the
             ``error.type``, `True` stands for ``_OTHER``.
         span: Whether each run also is a span; by default what ``CLEW_SPANS`` says.
@@ -381,7 +386,7 @@ def measure(
         ValueError: The name is empty, too long or not printable.
     """
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
-    if plain and name.__class__ is str:
+    if plain and type(name) is str:
         current = pipeline.current
         link = None if current is None else current.block_links.get(name)
         if link is not None or name in _checked:
@@ -390,22 +395,22 @@ def measure(
             made._link = link  # pyright: ignore[reportPrivateUsage]
             made._started = None  # pyright: ignore[reportPrivateUsage]
             return made
-    if name is not None and not isinstance(name, str):
+    if name is not None and not issubclass(type(name), str):  # a proxy only passes for one
         if callable(name) or isinstance(name, (staticmethod, classmethod)):
             if not plain:
                 raise TypeError(f"clew.measure takes {name!r} alone; with more, write @clew.measure(…) above it")
             return Measure(None)(cast("Any", name))
         raise TypeError(f"clew.measure takes an operation's name or a function, not {name!r}")
     if name is not None:
-        checked_name(name)
+        name = checked_name(str.__str__(name))
     owner = "clew.measure" if name is None else f"clew.measure({name!r})"
     if attributes is not None and not callable(attributes) and not isinstance(attributes, Mapping):
         raise TypeError(f"{owner}: attributes takes a mapping or a callable, not {attributes!r}")
-    kinds = exception_types(expected, owner)
+    checked = expectation(expected, owner)
     if failed is not None and not callable(failed):
         raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
     if span is not None and not isinstance(span, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{owner}: span takes True, False or None, not {span!r}")
     if plain:
         return Measure(name)
-    return _Given(name, attributes, kinds, failed, span)
+    return _Given(name, attributes, checked, failed, span)

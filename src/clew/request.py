@@ -22,7 +22,8 @@ from opentelemetry.context import Context, attach, create_key, get_current
 
 from clew import entries
 from clew.diagnostics import count, say_once
-from clew.failures import NOTHING_EXPECTED, failure
+from clew.failures import NOTHING_EXPECTED, Checked, failure
+from clew.untrusted import class_name, text_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
@@ -98,24 +99,33 @@ def new_request_id() -> str:
     )
 
 
-def is_valid(value: object) -> bool:
+def is_valid(value: Any) -> bool:
     """Tell whether `value` is a request ID: 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``."""
-    return isinstance(value, str) and _VALID.fullmatch(value) is not None
+    return issubclass(type(value), str) and _VALID.fullmatch(str.__str__(value)) is not None
 
 
 def accept(value: object) -> str | None:
     """Return `value` if it is a valid request ID, else None; what is refused is counted and said once."""
-    if isinstance(value, str) and _VALID.fullmatch(value):
-        return str(value)
+    text = text_of(value) if _may_be_text(value) else None
+    if text is not None and _VALID.fullmatch(text):
+        return text
     count("request_id.replaced")
     say_once(
         "request_id.replaced",
         "The request ID %s is not valid and was replaced by a fresh one; allowed are 1 to %d characters of "
         "A-Z a-z 0-9 . _ : / + = @ ~ | - (said once; each one is counted)",
-        ascii(value[:64]) if isinstance(value, str) else f"of type {type(value).__name__}",
+        f"of type {class_name(type(value))}" if text is None else ascii(text[:64]),
         LONGEST_ID,
     )
     return None
+
+
+def _may_be_text(value: object) -> bool:
+    """Tell whether `value` passes for a `str`, as a proxy of one does, or does not even say."""
+    try:
+        return isinstance(value, str)
+    except Exception:
+        return True
 
 
 def _current_task() -> object | None:
@@ -264,11 +274,16 @@ def remember(error: BaseException, request_id: str | None) -> None:
 
 def remembered_request_id(error: BaseException | None) -> str | None:
     """Return the ID of the request that `error` left last, or None."""
-    found = getattr(error, _REMEMBERED, None)
-    return found if isinstance(found, str) else None
+    if error is None:
+        return None
+    try:
+        found = BaseException.__getattribute__(error, _REMEMBERED)
+    except (AttributeError, TypeError):
+        return None
+    return found if type(found) is str else None
 
 
-def failure_of(error: BaseException | None, expected: tuple[type[BaseException], ...] = ()) -> str | None:
+def failure_of(error: BaseException | None, expected: Checked = ()) -> str | None:
     """Return the ``error.type`` of an exception that leaves a request, or None where that is no failure."""
     if error is None:
         return None
@@ -377,7 +392,12 @@ def request(value: Any = None, /) -> Any:
     As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
     functions are refused with a TypeError when they are decorated.
     """
-    if isinstance(value, (staticmethod, classmethod)) or (callable(value) and not isinstance(value, str)):
+    if issubclass(type(value), (staticmethod, classmethod)) or (callable(value) and not _may_be_text(value)):
         decorate: Any = Request()
-        return decorate(value)
+        try:
+            return decorate(value)
+        except TypeError:
+            raise
+        except Exception:  # no function, but a proxy that stands for nothing now
+            return Request(value)
     return Request(value)

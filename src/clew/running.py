@@ -13,8 +13,9 @@ from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_
 
 from clew.attributes import Key, Value, clean, key_of
 from clew.diagnostics import count, say_once
-from clew.failures import failure, reason_of
+from clew.failures import OTHER, Checked, failure, reason_of
 from clew.request import RequestCell, cell_in
+from clew.untrusted import text_of
 
 if TYPE_CHECKING:
     from clew.entries import Entry
@@ -49,7 +50,7 @@ class Run:
         name: str,
         attributes: Mapping[str, Value],
         key: Key,
-        expected: tuple[type[BaseException], ...],
+        expected: Checked,
         *,
         span: bool | None,
         keeps_context: bool = False,
@@ -73,17 +74,25 @@ class Run:
             self._started = started
             return
         self._operation.recorder.begin()
-        if span if span is not None else pipeline.spans:
-            self._start_span(keeps_context)
-        if pipeline.follows_requests:
-            self._followed = _followed(name, is_generator=keeps_context)
+        try:
+            if span if span is not None else pipeline.spans:
+                self._start_span(keeps_context)
+            if pipeline.follows_requests:
+                self._followed = _followed(name, is_generator=keeps_context)
+        except BaseException:
+            self._operation.recorder.abandon()
+            raise
         self._started = clock()
 
     def _start_span(self, keeps_context: bool) -> None:
         tracer = self._pipeline.tracer
         if tracer is None:
             return
-        self.span = tracer.start_span(self._name, attributes={"operation.name": self._name, **self.attributes})
+        try:
+            self.span = tracer.start_span(self._name, attributes={"operation.name": self._name, **self.attributes})
+        except Exception as trouble:  # of a sampler or a span processor
+            _without_span(self._name, trouble)
+            return
         before = get_current()
         within = set_span_in_context(self.span, before)
         if keeps_context:  # the steps of a generator run in the Context of whoever asks for them
@@ -128,26 +137,35 @@ class Run:
     def end(self, error: BaseException | None = None) -> None:
         """End the run, with the exception that leaves it or None, and record it."""
         seconds = clock() - self._started
+        error_type = self._reason if error is None else OTHER
         try:
-            self._end(seconds, error)
-        except Exception as trouble:
-            _not_recorded(self._name, trouble)
+            if error is not None:
+                error_type = failure(error, self._expected, self._pipeline.expected) or self._reason
+        finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
+            try:
+                self._record(seconds, error_type)
+            except Exception as trouble:
+                _not_recorded(self._name, trouble)
+            try:
+                if self._followed is not None:
+                    self._followed.end(seconds, error_type)
+            finally:
+                if self.span is not None:
+                    self._end_span(error, error_type)
 
-    def _end(self, seconds: float, error: BaseException | None) -> None:
-        pipeline = self._pipeline
-        error_type = None if error is None else failure(error, self._expected, pipeline.expected)
-        if error_type is None:
-            error_type = self._reason
-        if self._followed is not None:
-            self._followed.end(seconds, error_type)
-        if pipeline.is_open:
-            attributes, key = self.attributes, self.key
-            if self._added is not None:
-                attributes = dict(sorted({**attributes, **self._added}.items()))
-                key = key_of(attributes)
-            self._operation.series(key, attributes, error_type).record(seconds, self._context)
-        if self.span is not None:
-            self._end_span(error, error_type)
+    def _record(self, seconds: float, error_type: str | None) -> None:
+        if not self._pipeline.is_open:
+            return
+        attributes, key = self.attributes, self.key
+        if self._added is not None:
+            attributes = dict(sorted({**attributes, **self._added}.items()))
+            key = key_of(attributes)
+        try:
+            series = self._operation.series(key, attributes, error_type)
+        except BaseException:
+            self._operation.recorder.abandon()
+            raise
+        series.record(seconds, self._context)
 
     def end_with(self, result: R, failed: Callable[[R], object] | None) -> None:
         """End the run, which has returned `result`; `failed` says whether that is a failure."""
@@ -188,14 +206,19 @@ class Run:
                 span.set_attribute("error.type", error_type)
                 description = error_type
                 if error is not None:
-                    with suppress(Exception):  # the text of an exception is the user's, and may raise
-                        description = str(error)
+                    description = text_of(error) or error_type
+                    with suppress(Exception):  # its traceback shows what is the user's, and may raise
                         span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, description))
+        except Exception as trouble:
+            _without_span(self._name, trouble)
         finally:
             if self._within is not None and get_current() is self._within and self._before is not None:
                 attach(self._before)
-            span.end()
+            try:
+                span.end()
+            except Exception as trouble:  # of a span processor
+                _without_span(self._name, trouble)
 
 
 class _Followed:
@@ -260,7 +283,7 @@ def begin(
     name: str,
     attributes: Mapping[str, Value],
     key: Key,
-    expected: tuple[type[BaseException], ...],
+    expected: Checked,
     *,
     span: bool | None,
     keeps_context: bool = False,
@@ -271,6 +294,13 @@ def begin(
     except Exception as trouble:
         _not_recorded(name, trouble)
         return None
+
+
+def _without_span(name: str, trouble: Exception) -> None:
+    count("span.failed")
+    say_once(
+        ("span", name), "The span of a run of the operation %s failed: %s: %s", name, type(trouble).__name__, trouble
+    )
 
 
 def _not_recorded(name: str, trouble: Exception) -> None:

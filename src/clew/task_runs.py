@@ -17,6 +17,7 @@ from opentelemetry.context import Context, attach, get_current
 
 from clew import lifetime
 from clew.diagnostics import count, say_once
+from clew.failures import Checked
 from clew.hosts import Target, is_allowed
 from clew.instruments import histogram
 from clew.measure import LONGEST_NAME, measure
@@ -74,7 +75,7 @@ class TaskRun:
         is_on_the_spot: bool = False,
         due_at: float | None = None,
         queue: str | None = None,
-        expected: tuple[type[BaseException], ...] = (),
+        expected: Checked = (),
     ) -> None:
         self._name = operation_name(name)
         self._due_at = due_at

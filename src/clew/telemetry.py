@@ -194,10 +194,7 @@ class Telemetry:
             recorder,
             tracer=signals.tracer_provider.get_tracer("clew", __version__),
             spans=settings.spans,
-            expected=Expected(
-                tuple(kind for kind in settings.expected if not isinstance(kind, str)),
-                tuple(kind for kind in settings.expected if isinstance(kind, str)),
-            ),
+            expected=Expected.of(settings.expected),
             attribute_sets=settings.attribute_sets,
             follows_requests=settings.logs == "interesting" or settings.logs_canonical,
         )

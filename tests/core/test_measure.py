@@ -660,3 +660,56 @@ def test_a_span_has_what_is_set_and_noted_and_the_request_id(recorded: Recorded)
         "error.type": "declined",
         "request_id": "mine",
     }
+
+
+def _is_missing(error: BaseException) -> bool:
+    return isinstance(error, KeyError) and error.args == ("missing",)
+
+
+@pytest.mark.parametrize("form", ["function", "coroutine", "generator", "block", "everywhere"])
+def test_a_callable_judges_exceptions_by_their_value(configured: Callable[..., Recorded], form: str) -> None:
+    recorded = configured(expected=_is_missing if form == "everywhere" else None)
+    arguments: dict[str, Any] = {} if form == "everywhere" else {"expected": _is_missing}
+
+    def look_up(key: str) -> None:
+        raise KeyError(key)
+
+    async def coroutine(key: str) -> None:
+        look_up(key)
+
+    def generator(key: str) -> Iterator[None]:
+        yield look_up(key)
+
+    measure = clew.measure("look up", **arguments)
+    measured: Any = measure({"coroutine": coroutine, "generator": generator}.get(form, look_up))
+    for key in ("missing", "other", "missing", "other"):
+        with suppress(KeyError):
+            if form == "block":
+                with clew.measure("look up", **arguments):
+                    look_up(key)
+            elif form == "coroutine":
+                asyncio.run(measured(key))
+            else:
+                list(measured(key))
+    assert recorded.calls("look up") == {None: 2, "KeyError": 2}
+
+
+def test_an_expected_callable_that_raises_means_a_failure_said_once(
+    recorded: Recorded, caplog: pytest.LogCaptureFixture
+) -> None:
+    @clew.measure("judged badly", expected=lambda error: error.status == 404)
+    def fails() -> None:
+        raise ValueError
+
+    for _ in range(3):
+        with suppress(ValueError):
+            fails()
+    assert recorded.calls("judged badly") == {"ValueError": 3}
+    assert recorded.events()["expected.failed"] == 3
+    assert len([r for r in caplog.records if "judged badly" in r.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("expected", [7, "KeyError", int, (KeyError, _is_missing), asyncio.sleep])
+def test_what_cannot_be_expected_is_refused_at_once(expected: Any) -> None:
+    with pytest.raises(TypeError, match="expected takes"):
+        clew.measure("refused", expected=expected)

@@ -33,6 +33,11 @@ class Cart:
     tier: str = "gold"
 
 
+def is_expected(error: BaseException) -> bool:
+    """Judge an exception."""
+    return str(error) == "404"
+
+
 class OutOfStockError(Exception):
     """An expected exception."""
 
@@ -106,6 +111,9 @@ assert_type(failure_returned(Cart()), Receipt)
 clew.measure(3)  # type: ignore[call-overload]
 clew.measure("charge", tier="gold")  # type: ignore[call-overload]
 clew.measure("charge", attributes="gold")  # type: ignore[call-overload]
+clew.measure("charge", expected=lambda error: isinstance(error, OutOfStockError))
+clew.measure("charge", expected=is_expected)
+clew.measure("charge", expected=lambda: True)  # type: ignore[arg-type,misc]
 clew.measure("charge", expected="OutOfStockError")  # type: ignore[call-overload]
 clew.measure("charge", expected=int)  # type: ignore[arg-type]
 clew.measure("charge", failed=True)  # type: ignore[call-overload]
@@ -374,6 +382,8 @@ clew.configure(
 )
 clew.configure({"service.name": "shop"})  # type: ignore[call-arg]
 clew.configure(views=View(instrument_name="orders", name="sold"))  # type: ignore[arg-type]
+clew.configure(expected=is_expected)
+clew.configure(expected=(OutOfStockError, "django.http.Http404", is_expected))
 clew.configure(expected=OutOfStockError, request_id_hosts="shop.example", strict=None)
 clew.configure(span=True)  # type: ignore[call-arg]
 clew.configure(spans="yes")  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Settings:
     """Everything that configures `clew`, resolved; durations are in seconds, infinity where there is no limit.
 
     `propagators` and `exemplar_filter` are None where their variables are unset, since `clew`'s defaults depart from
-    the specification's there. `expected` holds exception types, and dotted names that are not looked up yet.
+    the specification's there. `expected` holds exception types, dotted names that are not looked up yet, and callables.
     """
 
     disabled: bool
@@ -94,7 +94,7 @@ class Settings:
     trust_request_id: bool
     request_id_hosts: tuple[str, ...] | None
     request_id_baggage: bool
-    expected: tuple[type[BaseException] | str, ...]
+    expected: tuple[type[BaseException] | str | Callable[[BaseException], object], ...]
     measure: tuple[str, ...]
     spans: bool
     logs: str

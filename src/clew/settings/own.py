@@ -15,6 +15,7 @@ from clew.settings.problems import Reading, UnfitError, shown
 PREFIX = "CLEW_"
 
 ExceptionOrName: TypeAlias = type[BaseException] | str
+Judging: TypeAlias = Callable[[BaseException], object]
 
 
 class OwnArguments(TypedDict, total=False):
@@ -25,7 +26,7 @@ class OwnArguments(TypedDict, total=False):
     trust_request_id: bool | None
     request_id_hosts: str | Sequence[str] | AbstractSet[str] | None
     request_id_baggage: bool | None
-    expected: ExceptionOrName | Sequence[ExceptionOrName] | AbstractSet[ExceptionOrName] | None
+    expected: ExceptionOrName | Judging | Sequence[ExceptionOrName | Judging] | AbstractSet[ExceptionOrName] | None
     measure: str | Sequence[str] | AbstractSet[str] | None
     spans: bool | None
     logs: str | None
@@ -89,22 +90,25 @@ def _items(parse: Callable[[str], tuple[str, ...]]) -> Callable[[object], Any]:
     return check
 
 
-def _exceptions(value: object) -> tuple[type[BaseException] | str, ...]:
-    """Take exception types and dotted names, one or several."""
-    allowed = "exception types or their dotted names, one or a tuple of them"
+def _exceptions(value: Any) -> tuple[ExceptionOrName | Judging, ...]:
+    """Take exception types, dotted names, and callables that judge an exception, one or several."""
+    allowed = "exception types, their dotted names or callables that get an exception, one or a tuple of them"
     if isinstance(value, (Sequence, AbstractSet)) and not isinstance(value, str):
         items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     else:
         items = [value]
-    found: list[type[BaseException] | str] = []
+    found: list[ExceptionOrName | Judging] = []
     for item in items:
-        if isinstance(item, type) and issubclass(item, BaseException):
-            found.append(item)
+        kind: Any = item
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            found.append(kind)
         elif isinstance(item, str):
             try:
                 found.extend(values.exception_names(item))
             except UnfitError:
                 raise UnfitError(allowed) from None
+        elif callable(item) and not isinstance(item, type):
+            found.append(item)
         else:
             raise UnfitError(allowed)
     return tuple(dict.fromkeys(found))
