@@ -94,6 +94,7 @@ def metric_readers(settings: Settings, given: Sequence[MetricExporter | MetricRe
             interval=settings.metric_export_interval,
             timeout=settings.metric_export_timeout,
             shutdown_timeout=settings.shutdown_timeout,
+            zero_points=settings.zero_points and isinstance(exporter, exporters.OtlpMetricExporter),
         )
         for exporter in found
     ]

@@ -377,6 +377,7 @@ clew.configure(
     spans=True,
     attribute_sets=50,
     max_export_bytes=1_000_000,
+    zero_points=False,
     shutdown_timeout=1.5,
     strict=False,
 )

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExpor
 from clew.delivery.destination import Destination, Kind, Stakes, count_lost
 from clew.delivery.exporting import PunctualExporter, close_exporter, hurry_exporter, label_of, restart_exporter
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
+from clew.delivery.zeros import ZeroPoints, add_zeros
 from clew.diagnostics import say_once
 
 
@@ -52,6 +53,7 @@ class PeriodicReader(MetricReader):
         timeout: Seconds that one collection with its export may take.
         shutdown_timeout: Seconds for `shutdown` where its caller names none.
         label: The name of the endpoint in messages.
+        zero_points: Whether series begin with a point of zero; only for an exporter that settles them (`Zero`).
     """
 
     kind: Kind = "metric points"
@@ -64,6 +66,7 @@ class PeriodicReader(MetricReader):
         timeout: float = 30.0,
         shutdown_timeout: float = 3.0,
         label: str | None = None,
+        zero_points: bool = False,
     ) -> None:
         super().__init__(
             preferred_temporality=getattr(exporter, "_preferred_temporality", None),
@@ -73,6 +76,7 @@ class PeriodicReader(MetricReader):
         self._interval = interval
         self._timeout = timeout
         self._shutdown_timeout = shutdown_timeout
+        self._zero_points = zero_points
         self._destination = Destination(self.kind, label or label_of(exporter), self._export)
         self._fresh()
 
@@ -85,10 +89,13 @@ class PeriodicReader(MetricReader):
         self._trouble: str | None = None
         self._closed = False
         self._retired = False
+        self._zeros = ZeroPoints() if self._zero_points else None
         self._worker = Worker("clew-metrics", self._interval, self._timeout, self._work)
 
     def start(self) -> None:
         """Begin to collect at the interval; again is fine and cheap."""
+        if self._zeros is not None and not self._worker.started:
+            self._zeros.begin()
         self._worker.start()
 
     def restart_in_child(self) -> None:
@@ -112,6 +119,7 @@ class PeriodicReader(MetricReader):
             timeout=self._timeout,
             shutdown_timeout=self._shutdown_timeout,
             label=self._destination.label,
+            zero_points=self._zero_points,
         )
 
     def begin(self, occasion: Occasion, deadline: float) -> Order:
@@ -162,12 +170,15 @@ class PeriodicReader(MetricReader):
         self._undelivered = 0
         self._is_last = occasion == "close"
         self._trouble = None
+        began = time.time_ns()
         try:
             self.collect(timeout_millis=max(1.0, (deadline - time.monotonic()) * 1000))
         except Exception as error:
             self._trouble = f"not collected: {type(error).__name__}: {error}"
             say_once(("collect", type(error)), "metrics were %s", self._trouble)
             return False
+        if self._zeros is not None:
+            self._zeros.collected(began)
         return self._undelivered == 0
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
@@ -177,9 +188,10 @@ class PeriodicReader(MetricReader):
         token = attach(delivery_context())
         try:
             with self._sending:
+                batch = metrics_data if self._zeros is None else add_zeros(self._zeros, metrics_data)
                 self._in_hand = number
                 self._undelivered = self._destination.send(
-                    metrics_data, number, timeout_millis / 1000, stakes_of, is_last=self._is_last
+                    batch, number, timeout_millis / 1000, stakes_of, is_last=self._is_last
                 )
                 self._in_hand = 0
         finally:

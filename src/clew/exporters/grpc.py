@@ -36,6 +36,13 @@ _REFUSING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTE
 _PERHAPS_ODD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 _NOBODY = ("Connection refused", "DNS resolution failed", "timed out", "CERTIFICATE_VERIFY_FAILED")
 """What gRPC says where nobody is there, or somebody who speaks the right thing."""
+_TAKES_NOTHING = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.NOT_FOUND,
+)
+"""What an endpoint answers whatever is in the call."""
 _COMPRESSION = {
     "none": grpc.Compression.NoCompression,
     "gzip": grpc.Compression.Gzip,
@@ -154,6 +161,7 @@ class GrpcTransport:
             pause=pause,
             refused=code in _REFUSING and not retry,
             is_odd=is_odd,
+            may_take_others=not retry and code not in _TAKES_NOTHING,
         )
 
 

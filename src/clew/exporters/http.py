@@ -28,6 +28,8 @@ _REFUSING = (400, 413, 422)
 _PATHS = (
     "OTEL_EXPORTER_OTLP_ENDPOINT gets /v1/metrics and its kin added, the variables for one signal are taken as they are"
 )
+_TAKES_NOTHING = (401, 402, 403, 404, 405, 407, 410)
+"""What an endpoint answers whatever is in the request."""
 _LONGEST_ANSWER = 65_536
 """In bytes: what is read of an answer."""
 
@@ -123,11 +125,13 @@ def _answer(response: requests.Response, body: bytes) -> Answer:
     reason = f"{reason}: {told}" if told else reason
     if status == 404:
         reason = f"{reason}; is the path the right one? {_PATHS}"
+    retry = status in _RETRYABLE
     return Answer(
         reason,
-        retry=status in _RETRYABLE,
+        retry=retry,
         pause=_retry_after(response.headers.get("retry-after")),
         refused=status in _REFUSING,
+        may_take_others=not retry and status not in _TAKES_NOTHING,
     )
 
 

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from clew.delivery.destination import Stakes, UndeliveredError
+from clew.delivery.zeros import WithZeros
 from clew.exporters.road import Road, Sending
 from clew.settings import OtlpSettings
 
@@ -51,7 +52,10 @@ class _OtlpExporter:
 
         end = time.monotonic() + timeout
         parts = cut(encode(batch), self._settings.max_export_bytes)
+        zeros = [part.zeros for part in parts]
         failed = self._road.deliver(parts, end - time.monotonic())
+        if isinstance(batch, WithZeros):
+            batch.settle([(part.taken, number) for part, number in zip(parts, zeros, strict=True)])
         if failed:
             raise undelivered(failed, len(parts), sum(part.items for part in parts), stakes_of)
 

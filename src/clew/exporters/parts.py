@@ -8,7 +8,7 @@ own: it is the receiver's to refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,19 +27,39 @@ _ITEMS = {"resource_metrics": "data_points", "resource_spans": "spans", "resourc
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One request: an ``Export…ServiceRequest``, and how many data points, spans or log records are in it."""
+    """One request: an ``Export…ServiceRequest``, and how many data points, spans or log records are in it.
+
+    `zeros` is how many points of zero stand before others in it, which are no items of their own; `taken` whether the
+    endpoint has taken the request, with or without them.
+    """
 
     message: Any
     items: int = 0
     size: int = 0
     """In bytes, or a few more."""
+    zeros: int = 0
+    taken: bool = False
+
+    def leave_out_zeros(self) -> None:
+        """Leave the points of zero out, and all others as they are."""
+        for resource in self.message.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    points = _items_of(metric, "resource_metrics")
+                    at = 0
+                    for group in _groups_of(points):
+                        number = _zeros_in(group)
+                        del points[at : at + number]
+                        at += len(group) - number
 
 
 def cut(message: Any, limit: int) -> list[Part]:
     """Return the requests that carry all that an ``Export…ServiceRequest`` holds, each within `limit` bytes."""
     size = message.ByteSize()
     if size <= limit:
-        return [Part(message, sum(len(group) for _, group in _groups(message)), size)]
+        zeros = [(_zeros_in(group), len(group)) for _, group in _groups(message)]
+        in_all = sum(number for number, _ in zeros)
+        return [Part(message, sum(number for _, number in zeros) - in_all, size, in_all)]
     parts: list[_Growing] = []
     heads: list[_Head] = []
     for chain, group in _groups(message):
@@ -51,7 +71,7 @@ def cut(message: Any, limit: int) -> list[Part]:
         if not parts or parts[-1].size_with(heads, size) > limit:
             parts.append(_Growing(type(message)(), _root(message)))
         parts[-1].add(heads, group, size)
-    return [Part(part.message, part.items, part.size) for part in parts]
+    return [Part(part.message, part.items, part.size, part.zeros) for part in parts]
 
 
 def single(message: Any) -> Iterator[Any]:
@@ -102,6 +122,7 @@ class _Growing:
     def __init__(self, message: Any, root: str) -> None:
         self.message = message
         self.items = 0
+        self.zeros = 0
         self.size = 0
         self._root = root
         self._heads: list[_Head] = []
@@ -117,7 +138,9 @@ class _Growing:
     def add(self, heads: list[_Head], group: Sequence[Any], size: int) -> None:
         """Add items that stay together."""
         self.size = self.size_with(heads, size)
-        self.items += len(group)
+        zeros = _zeros_in(group)
+        self.items += len(group) - zeros
+        self.zeros += zeros
         shared = self._shared(heads)
         del self._copies[shared:]
         for level, head in zip(_LEVELS[self._root][shared:], heads[shared:], strict=True):
@@ -147,15 +170,30 @@ def _groups(message: Any) -> Iterator[tuple[Chain, Sequence[Any]]]:
                     yield (resource, scope), (item,)
                 continue
             for metric in scope.metrics:
-                chain = (resource, scope, metric)
-                group: list[Any] = []
-                for point in _items_of(metric, root):
-                    if group and point.attributes != group[-1].attributes:
-                        yield chain, group
-                        group = []
-                    group.append(point)
-                if group:
-                    yield chain, group
+                for group in _groups_of(_items_of(metric, root)):
+                    yield (resource, scope, metric), group
+
+
+def _groups_of(points: Iterable[Any]) -> Iterator[Sequence[Any]]:
+    """Go through data points, those together that stand beside each other with equal attributes."""
+    group: list[Any] = []
+    for point in list(points):
+        if group and point.attributes != group[-1].attributes:
+            yield group
+            group = []
+        group.append(point)
+    if group:
+        yield group
+
+
+def _zeros_in(group: Sequence[Any]) -> int:
+    """Count the points of zero that stand before another one of their series."""
+    return sum(not (point.exemplars or _number_in(point)) for point in group[:-1]) if len(group) > 1 else 0
+
+
+def _number_in(point: Any) -> Any:
+    """Return the count of a histogram, or the value of a sum."""
+    return point.as_int or point.as_double if hasattr(point, "as_int") else point.count
 
 
 def _items_of(holder: Any, root: str) -> Any:

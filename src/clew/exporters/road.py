@@ -33,8 +33,9 @@ class Answer:
     """What became of one attempt.
 
     `reason` is why it failed, None where the endpoint took it; `retry` whether another attempt may help; `refused`
-    whether the endpoint does not want this very request; `is_odd` whether somebody is there who may speak something
-    else; `pause` the seconds that it asked to wait before; `body` what it answered, of the media type `media`.
+    whether the endpoint does not want this very request; `may_take_others` whether it may want it without its zeros;
+    `is_odd` whether somebody is there who may speak something else; `pause` the seconds that it asked to wait before;
+    `body` what it answered, of the media type `media`.
     """
 
     reason: str | None = None
@@ -44,6 +45,7 @@ class Answer:
     media: str = ""
     refused: bool = False
     is_odd: bool = False
+    may_take_others: bool = False
 
 
 class Transport(Protocol):
@@ -72,6 +74,12 @@ class Sending:
     """How many of its items did not arrive, once that is known."""
     refused: bool = False
     """Whether the endpoint does not want them."""
+
+    def leave_out_zeros(self) -> None:
+        """Send the part without its points of zero the next time: it was perhaps refused because of them."""
+        self.part.leave_out_zeros()
+        self.part.zeros = 0
+        self.payload = None
 
 
 class Road:
@@ -117,6 +125,10 @@ class Road:
                 sending.refused = answer.refused
                 if self._may_retry(answer, sending, deadline):
                     waiting.append(sending)
+                    continue
+                if answer.may_take_others and sending.part.zeros:
+                    sending.leave_out_zeros()
+                    waiting.appendleft(sending)
                     continue
                 sending.missing = sending.part.items
             if sending.missing:
@@ -178,8 +190,10 @@ class Road:
         except UndeliveredError as error:
             sending.reason, sending.missing = error.reason, sending.part.items
             return
-        if rejected > 0:
-            sending.missing = min(rejected, sending.part.items)
+        sending.part.taken = True
+        refused = rejected - sending.part.zeros  # which ones is not told: that zeros come too late is the likely case
+        if refused > 0:
+            sending.missing = min(refused, sending.part.items)
             sending.reason, sending.refused = reason or "it gave no reason", True
         elif reason:
             say_once(

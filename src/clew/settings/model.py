@@ -103,6 +103,7 @@ class Settings:
     logs_canonical: bool
     attribute_sets: int
     max_export_bytes: int
+    zero_points: bool
     shutdown_timeout: float
 
 

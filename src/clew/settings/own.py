@@ -35,6 +35,7 @@ class OwnArguments(TypedDict, total=False):
     logs_canonical: bool | None
     attribute_sets: int | None
     max_export_bytes: int | None
+    zero_points: bool | None
     shutdown_timeout: float | None
     strict: bool | None
 
@@ -140,6 +141,7 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("logs_canonical", False, values.boolean),
         _setting("attribute_sets", 100, _sets, int),
         _setting("max_export_bytes", MAX_EXPORT_BYTES, values.whole_number(1), int),
+        _setting("zero_points", True, values.boolean),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
         _setting("strict", True, values.boolean),
     )

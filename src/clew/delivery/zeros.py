@@ -1,0 +1,226 @@
+"""A point of zero before the first point of a series, so that the first call and the first failure are seen.
+
+A backend that computes an increase does not know what a series had before its first sample, and takes it for nothing
+new. So a cumulative histogram or monotonic sum has, with the first export of a series, a second point of zero that
+stands at the time of the collection before: the series was not there then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    Sum,
+)
+
+from clew.attributes import key_of
+from clew.diagnostics import say_once
+
+_MILLISECOND = 1_000_000
+"""In nanoseconds: Prometheus keeps milliseconds, and of two points in one it keeps the first."""
+
+_OLDEST = 600 * 1_000_000_000
+"""In nanoseconds: a zero that stands further back is left out, since backends refuse what is too old."""
+
+Attributes = Mapping[str, Any] | None
+Point = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint
+
+
+class Zero:
+    """A zero that the first point of a series still needs before it.
+
+    Attributes:
+        time: When it stands, in nanoseconds.
+        is_settled: Whether it is not to be sent again: the endpoint has taken an export with it, or does not want it.
+    """
+
+    __slots__ = ("attributes", "is_settled", "time")
+
+    def __init__(self, attributes: Attributes, at: int) -> None:
+        self.attributes = attributes
+        self.time = at
+        self.is_settled = False
+
+
+@dataclass(frozen=True)
+class WithZeros(MetricsData):
+    """A collection in which some points have a zero before them: `zeros` are these, in the order of the points."""
+
+    zeros: Sequence[Zero] = ()
+
+    def settle(self, parts: Sequence[tuple[bool, int]]) -> None:
+        """Take note of what became of it: of each part in turn whether it was taken, and how many zeros it has."""
+        if sum(number for _, number in parts) != len(self.zeros):  # something was left out, so which are where?
+            parts = [(all(taken for taken, _ in parts), len(self.zeros))]
+        at = 0
+        for taken, number in parts:
+            for zero in self.zeros[at : at + number]:
+                zero.is_settled = taken
+            at += number
+
+
+class ZeroPoints:
+    """What one reader knows of the series that it exports: which have begun, and which still need a zero."""
+
+    def __init__(self) -> None:
+        self._start = time.time_ns()
+        self._before: int | None = None
+        self._streams: dict[Any, _Stream] = {}
+
+    def begin(self) -> None:
+        """Take this for the time when the reader begins, unless it has collected before."""
+        if self._before is None:
+            self._start = time.time_ns()
+
+    def collected(self, began: int) -> None:
+        """Take note of a collection that began at that time, whether or not there was anything to collect."""
+        self._before = began
+
+    def added(self, data: MetricsData) -> MetricsData:
+        """Return the collection with the zeros that are needed, and with one start time for all series.
+
+        The start time is that of the reader, since a series that began later was zero from there on; each export of a
+        series has the same.
+        """
+        zeros: list[Zero] = []
+        streams = [
+            (metric, self._stream(scope.scope, metric))
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if _is_wanted(metric)
+        ]
+        before = self._start if self._before is None else self._before
+        for metric, stream in streams:
+            points = metric.data.data_points
+            last = points[0].time_unix_nano - _MILLISECOND
+            stream.find(points, min(before, last))
+            self._start = min([self._start, last, *(zero.time for zero in stream.waiting.values())])
+        changed = {
+            id(metric): stream.with_zeros(metric, self._start, zeros) for metric, stream in streams if stream.waiting
+        }
+        for metric, _ in streams:
+            for point in metric.data.data_points:
+                if point.start_time_unix_nano != self._start:
+                    # frozen, but made for this collection, and nobody else has it
+                    object.__setattr__(point, "start_time_unix_nano", self._start)
+        if not zeros:
+            return data
+        resources = [
+            replace(
+                resource,
+                scope_metrics=[
+                    replace(scope, metrics=[changed.get(id(metric), metric) for metric in scope.metrics])
+                    for scope in resource.scope_metrics
+                ],
+            )
+            for resource in data.resource_metrics
+        ]
+        return WithZeros(resources, zeros)
+
+    def _stream(self, scope: Any, metric: Metric) -> _Stream:
+        identity = scope, metric.name, metric.unit, metric.description, type(metric.data)
+        stream = self._streams.get(identity)
+        if stream is None:
+            stream = self._streams[identity] = _Stream()
+        return stream
+
+
+def _is_wanted(metric: Metric) -> bool:
+    data = metric.data
+    return (
+        (isinstance(data, (Histogram, ExponentialHistogram)) or (isinstance(data, Sum) and data.is_monotonic))
+        and data.aggregation_temporality is AggregationTemporality.CUMULATIVE
+        and bool(data.data_points)
+    )
+
+
+class _Stream:
+    """The series of one metric.
+
+    A series is known by the mapping that its attributes are, which the SDK's storage and ours keep as long as the
+    series; where another mapping stands in its place, by what is in it.
+    """
+
+    __slots__ = ("_known", "_seen", "waiting")
+
+    def __init__(self) -> None:
+        self._known: dict[int, Attributes] = {}
+        self._seen: set[int] = set()
+        self.waiting: dict[int, Zero] = {}
+
+    def find(self, points: Sequence[Point], at: int) -> None:
+        """Let each series that was not there before wait for a zero; forget those that wait no more."""
+        known = self._known
+        now = points[0].time_unix_nano
+        if self.waiting:
+            for identity, zero in list(self.waiting.items()):
+                zero.time = min(zero.time, now - _MILLISECOND)  # the clock may have been set back
+                if zero.is_settled or now - zero.time > _OLDEST:
+                    del self.waiting[identity]
+        new = [point.attributes for point in points if id(point.attributes) not in known]
+        for attributes in new:
+            known[id(attributes)] = attributes
+            print_of_it = _fingerprint(attributes)
+            if print_of_it not in self._seen:
+                self._seen.add(print_of_it)
+                if now - at <= _OLDEST:
+                    self.waiting[id(attributes)] = Zero(attributes, at)
+        if new and len(known) > 2 * len(points):
+            self._known = {id(point.attributes): point.attributes for point in points}
+
+    def with_zeros(self, metric: Metric, start: int, zeros: list[Zero]) -> Metric:
+        """Return the metric with the zeros that its series wait for, which are added to `zeros`."""
+        points: list[Any] = []
+        for point in metric.data.data_points:
+            zero = self.waiting.get(id(point.attributes))
+            if zero is not None:
+                zeros.append(zero)
+                points.append(_zero_before(point, start, zero.time))
+            points.append(point)
+        data: Any = metric.data
+        return replace(metric, data=replace(data, data_points=points))
+
+
+def _fingerprint(attributes: Attributes) -> int:
+    try:
+        return hash(key_of(dict(sorted((attributes or {}).items()))))
+    except Exception:  # a value that cannot be hashed, which the SDK allows on log records alone
+        return hash(repr(attributes))
+
+
+def _zero_before(point: Any, start: int, at: int) -> Any:
+    """Return a point of the same kind in which nothing has been measured."""
+    changes: dict[str, Any] = {"start_time_unix_nano": start, "time_unix_nano": at, "exemplars": ()}
+    if isinstance(point, NumberDataPoint):
+        return replace(point, **changes, value=0.0 if isinstance(point.value, float) else 0)
+    changes |= {"count": 0, "sum": 0, "min": None, "max": None}
+    if isinstance(point, HistogramDataPoint):
+        return replace(point, **changes, bucket_counts=[0] * len(point.bucket_counts))
+    return replace(
+        point,
+        **changes,
+        zero_count=0,
+        positive=replace(point.positive, bucket_counts=()),
+        negative=replace(point.negative, bucket_counts=()),
+    )
+
+
+def add_zeros(zeros: ZeroPoints, data: MetricsData) -> MetricsData:
+    """Return the collection with its zeros; as it is where that fails, since a zero is never to cost an export."""
+    try:
+        return zeros.added(data)
+    except Exception as error:
+        say_once("zero points", "Zero points could not be added: %s: %s", type(error).__name__, error)
+        return data
