@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clew.__about__ import __version__
 
 if TYPE_CHECKING:
+    from clew.local.questions.operations import Operation
     from clew.local.source import Source
 
 ANSWERED, NOTHING_FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
@@ -172,6 +174,7 @@ def _report(chosen: argparse.Namespace, source: Source) -> int:
     answer = report(source, chosen.window, chosen.compare, services=chosen.service, operations=chosen.operation)
     for signal, reason, count in answer.refusals:
         _say(f"not in here, refused when it came: {signal}: {reason} ({count})", ANSWERED)
+    _say_mixed(one.operation for one in answer.operations if one.mixed)
     if chosen.format == "json":
         _print_json(answer.as_json())
     if not answer.operations:
@@ -246,6 +249,7 @@ def _around(chosen: argparse.Namespace, source: Source) -> int:
             _print_json({"version": 1, "start": None, "end": None, "requests": 0, "failed": 0, **nothing})
         times = "it is not a time either, like 14:03:27 or 2026-11-24T14:03:27Z"
         return _say(f"no request {chosen.what!r} in {chosen.store}; {times}", NOTHING_FOUND)
+    _say_mixed(answer.mixed)
     if chosen.format == "json":
         if answer.events_left_out:
             _say(f"{answer.events_left_out} events are left out; a shorter --window shows all", ANSWERED)
@@ -304,12 +308,34 @@ def _add_most(parser: argparse.ArgumentParser, name: str, default: int, what: st
 
 
 def _print_json(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer, ensure_ascii=True, allow_nan=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(_finite(answer), ensure_ascii=True, allow_nan=False, indent=2) + "\n")
     sys.stdout.flush()
 
 
+def _finite(value: Any) -> Any:
+    """Return an answer with null for numbers that are none: senders may send any, and JSON has no word for them."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _say_mixed(operations: Iterable[Operation]) -> None:
+    """Tell of operations whose calls are too many."""
+    names = sorted(f"{one.name} of {one.service or '(no service.name)'}" for one in operations)
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        _say(
+            f"too many calls are counted of {', '.join(names[:5])}{more}: their counts fall and come back, as if "
+            "several processes sent as one. Give each its own service.instance.id, or its own start time",
+            ANSWERED,
+        )
+
+
 def _say(message: str, status: int) -> int:
-    print(f"clew: {message}", file=sys.stderr, flush=True)
+    shown = "".join(character if character.isprintable() or character == "\n" else "�" for character in message)
+    print(f"clew: {shown}", file=sys.stderr, flush=True)
     return status
 
 

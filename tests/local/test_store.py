@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clew.local.store import StoreError, WritableStore
 
 HOUR = 3600 * 10**9
 
@@ -160,6 +168,154 @@ def test_a_damaged_store_is_refused_and_left_as_it_is(start_collector, clew, exp
             assert answer.status in (1, 3)
             assert "Traceback" not in answer.stderr
     assert collector.store.read_bytes() == damaged
+
+
+def flipped(whole, random):
+    damaged = bytearray(whole)
+    for _ in range(random.choice((1, 8, 64, 512))):
+        damaged[random.randrange(100, len(whole))] = random.choice((0, 255, random.randrange(256)))
+    return bytes(damaged)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random=st.randoms(use_true_random=False))
+def test_whatever_is_damaged_in_a_store_is_said_in_a_sentence_or_left_out(stored, clew, exports, now, random):
+    if not hasattr(stored, "whole"):
+        metrics = lines = None
+        for number in range(20):
+            attributes = {"request_id": "r", "number": number}
+            lines = exports.log_line("words " * 20, at=now + number, attributes=attributes, message=lines)
+            metrics = exports.histogram([0.1] * number, at=now + number, start=now - HOUR, message=metrics)
+        stored.send(metrics, lines)
+        stored.whole = stored.store.read_bytes()
+    stored.store.write_bytes(flipped(stored.whole, random))
+    for command in (("report",), ("follow", "r"), ("around", "r")):
+        answer = clew(*command, "--store", stored.store)
+        assert answer.status in (0, 1, 3)
+        if answer.status == 3:
+            assert answer.stderr.count("\n") == 1
+            assert "damaged" in answer.stderr
+
+
+def ask(clew, path, status, says, *, write=True):
+    commands = [("report",), ("follow", "x"), ("around", "x")]
+    if write:
+        commands.append(("local", "--grpc-port", 0, "--http-port", 0))
+    for command in commands:
+        refused = clew(*command, "--store", path)
+        assert refused.status == status
+        assert says in refused.stderr
+        assert refused.stderr.count("\n") == 1, refused.stderr
+
+
+def test_a_store_with_a_second_name_is_refused_whoever_writes_it(collector, clew, exports, now, tmp_path):
+    collector.send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
+    other = tmp_path / "other.sqlite"
+    other.hardlink_to(collector.store)
+    ask(clew, other, 3, "2 names (hard links)")
+    collector.stop()
+    ask(clew, other, 3, "2 names (hard links)")
+    other.unlink()
+    assert clew("follow", "r", "--store", collector.store).status == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the file itself is locked")
+def test_a_store_that_was_moved_under_its_writer_is_refused(collector, clew, tmp_path):
+    moved = tmp_path / "moved.sqlite"
+    collector.store.rename(moved)
+    refused = clew("local", "--store", moved, "--grpc-port", 0, "--http-port", 0)
+    assert refused.status == 3
+    assert "already has a writer, under another name" in refused.stderr
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(clew, tmp_path):
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    ask(clew, pipe, 3, "not a regular file")
+    ask(clew, "/dev/null", 3, "not a regular file", write=False)
+    ask(clew, tmp_path, 3, "not a regular file", write=False)
+    ask(clew, loop, 3, "cannot be a store: Too many levels of symbolic links")
+    ask(clew, tmp_path / ("n" * 300), 3, "cannot be a store: File name too long", write=False)
+
+
+@pytest.mark.parametrize("suffix", ["-draft", "-lock"])
+def test_a_folder_in_the_place_of_a_file_beside_the_store_is_named(clew, tmp_path, suffix):
+    (tmp_path / f"clew.sqlite{suffix}").mkdir()
+    refused = clew("local", "--store", tmp_path / "clew.sqlite", "--grpc-port", 0, "--http-port", 0)
+    assert refused.status == 3
+    assert str(tmp_path / "clew.sqlite") in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_an_empty_file_is_no_store_yet_and_becomes_one(start_collector, clew, exports, now, tmp_path):
+    empty = tmp_path / "clew.sqlite"
+    empty.touch()
+    ask(clew, empty, 3, "there is no store", write=False)
+    start_collector(store=empty).send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
+    assert clew("follow", "r", "--store", empty).status == 0
+
+
+def test_a_store_that_another_program_locks_is_not_called_damaged(stored, clew):
+    with contextlib.closing(sqlite3.connect(stored.store, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=DELETE").fetchall()
+        other.execute("BEGIN EXCLUSIVE")
+        refused = clew("report", "--store", stored.store)
+    assert refused.status == 3
+    assert "cannot be read: database is locked" in refused.stderr
+
+
+@pytest.fixture
+def without_rights():
+    """A folder, and a way to make it read-only for all; a test that runs as root goes on as nobody."""
+    folder = Path(mkdtemp())
+    folder.chmod(0o755)
+
+    def seal():
+        for path in folder.iterdir():
+            path.chmod(0o444)
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+
+    user = os.geteuid()
+    try:
+        yield folder, seal
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_store_in_a_folder_that_is_read_only_is_read(stored, clew, exports, now, without_rights):
+    folder, seal = without_rights
+    stored.send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
+    shutil.copy(stored.store, folder)
+    assert clew("follow", "r", "--store", stored.store).status == 0  # what it imports is imported while it may be read
+    seal()
+    answer = clew("follow", "r", "--store", folder / "clew.sqlite")
+    assert (answer.status, answer.stderr) == (0, "")
+    assert "kept" in answer.stdout
+    assert clew("report", "--store", folder / "clew.sqlite").status == 1
+    with pytest.raises(StoreError, match=r"cannot be (locked for writing|opened as a store)"):
+        WritableStore(folder / "clew.sqlite")
+
+
+def test_one_whose_last_rows_are_still_in_the_log_says_so_where_it_cannot_be_read(
+    start_collector, clew, exports, now, without_rights
+):
+    folder, seal = without_rights
+    collector = start_collector()
+    collector.send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
+    collector.stop(signal.SIGKILL)
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{collector.store}{suffix}", folder)
+    assert clew("follow", "r", "--store", collector.store).status == 0
+    seal()
+    answer = clew("follow", "r", "--store", folder / "clew.sqlite")
+    assert answer.status == 3
+    assert "its folder is read-only" in answer.stderr
+    assert "clew.sqlite-wal" in answer.stderr
 
 
 @pytest.mark.parametrize("path", ["missing/clew.sqlite", "."])

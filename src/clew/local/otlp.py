@@ -198,7 +198,7 @@ def _exponential(point: ExponentialHistogramDataPoint) -> dict[str, Any]:
     return {
         "scale": point.scale,
         "zero": _whole(point.zero_count),
-        "threshold": _finite(point.zero_threshold) or 0.0,
+        "threshold": max(_finite(point.zero_threshold) or 0.0, 0.0),
         "positive": [point.positive.offset, [_whole(count) for count in point.positive.bucket_counts]],
         "negative": [point.negative.offset, [_whole(count) for count in point.negative.bucket_counts]],
     }

@@ -16,12 +16,17 @@ LARGEST = 64 * 1024 * 1024
 
 _IDENTIFIERS = {"traceId", "spanId", "parentSpanId"}  # hexadecimal in OTLP's JSON, base 64 in protobuf's
 _PIECE = 256 * 1024
+_MEMBERS = 1000  # of gzip in one body
+_LONGEST = 500  # characters of a message about what was sent
 
 MessageType = TypeVar("MessageType", bound=Message)
 
 
 class MalformedError(Exception):
-    """The bytes are not what their headers say; the message says in what way."""
+    """The bytes are not what their headers say; the message says in what way, in text that can be sent back."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(tellable(message))
 
 
 class TooLargeError(Exception):
@@ -33,13 +38,19 @@ class TooLargeError(Exception):
         )
 
 
+def tellable(message: str) -> str:
+    """Return a message that may quote what was sent as text that every protocol can carry, and not too much of it."""
+    cut = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+    return cut.encode("utf-8", "backslashreplace").decode()
+
+
 class Body:
     """Collects a request's body piece by piece, inflating as it comes, and stops at the first byte too many."""
 
     def __init__(self, compressed: bool) -> None:
         self._inflater = zlib.decompressobj(wbits=31) if compressed else None
         self._pieces: list[bytes] = []
-        self._received = self._size = 0
+        self._received = self._size = self._members = 0
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece as it came from the network.
@@ -57,6 +68,9 @@ class Body:
         try:
             while piece:
                 if self._inflater.eof:  # gzip allows several members in a row
+                    self._members += 1
+                    if self._members >= _MEMBERS:
+                        raise MalformedError(f"the body has more than {_MEMBERS} members of gzip")
                     self._inflater = zlib.decompressobj(wbits=31)
                 self._keep(self._inflater.decompress(piece, _PIECE))
                 piece = self._inflater.unconsumed_tail or self._inflater.unused_data
@@ -91,13 +105,13 @@ def from_json(kind: type[MessageType], body: bytes) -> MessageType:
     """Parse OTLP's JSON, where trace and span IDs are hexadecimal; fields it does not know are ignored.
 
     Raises:
-        MalformedError: not JSON, not this message, or an ID that is not hexadecimal.
+        MalformedError: not JSON, not this message, an ID that is not hexadecimal, or a text that is not Unicode.
     """
     try:
         content = json.loads(body)
         if not isinstance(content, dict):
             raise MalformedError(f"the body is not a JSON object but a {type(content).__name__}")
-        _identifiers_to_base64(content)
+        _prepare(content)
         return json_format.ParseDict(cast("dict[str, Any]", content), kind(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
         raise MalformedError(f"the body is not a {kind.DESCRIPTOR.name} in JSON: {error}") from error
@@ -112,17 +126,24 @@ def to_bytes(message: Message, as_json: bool) -> bytes:
     return json_format.MessageToJson(message, indent=None).encode() if as_json else message.SerializeToString()
 
 
-def _identifiers_to_base64(content: Any) -> None:
-    if isinstance(content, list):
+def _prepare(content: Any) -> None:
+    """Turn IDs from hexadecimal into base 64, and see that all text is Unicode: JSON may spell half a character."""
+    if isinstance(content, str):
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise MalformedError(f"the body is not JSON that can be read: half a character, {content!r}") from error
+    elif isinstance(content, list):
         for item in content:  # pyright: ignore[reportUnknownVariableType]
-            _identifiers_to_base64(item)
+            _prepare(item)
     elif isinstance(content, dict):
         fields = cast("dict[str, Any]", content)
         for key, value in fields.items():
+            _prepare(key)
             if key in _IDENTIFIERS and isinstance(value, str):
                 try:
                     fields[key] = base64.b64encode(binascii.unhexlify(value)).decode()
                 except ValueError as error:
                     raise MalformedError(f"{key} is not hexadecimal: {value[:40]!r}") from error
             else:
-                _identifiers_to_base64(value)
+                _prepare(value)

@@ -35,6 +35,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from clew.local import otlp, payload
+from clew.local.invalid_text import LeftOut, without_invalid_text
 from clew.local.rows import Batch
 
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
@@ -187,8 +188,18 @@ class Receiver:
         return export
 
     def _parse(self, signal: _Signal, body: bytes, as_json: bool) -> Batch:
-        parse = payload.from_json if as_json else payload.from_protobuf
-        return signal.rows(parse(signal.request, body), self._request_id_attribute)
+        left_out = LeftOut()
+        try:
+            message = (payload.from_json if as_json else payload.from_protobuf)(signal.request, body)
+        except payload.MalformedError:
+            read = None if as_json else without_invalid_text(signal.request, body)
+            if read is None:
+                raise
+            message, left_out = read
+        batch = signal.rows(message, self._request_id_attribute)
+        batch.rejected += left_out.rejected.total()
+        batch.reasons += left_out.rejected + left_out.parts
+        return batch
 
     def _response(self, signal: _Signal, batch: Batch) -> Message:
         response: Any = signal.response()
@@ -199,6 +210,7 @@ class Receiver:
         return response  # type: ignore[no-any-return]
 
     async def _http_refuse(self, signal: _Signal, status: int, code: int, message: str, as_json: bool) -> Response:
+        message = payload.tellable(message)
         counted = self._refuse(signal, message)
         with contextlib.suppress(sqlite3.Error):  # counted before it is answered, where the store takes anything
             await asyncio.wrap_future(counted)

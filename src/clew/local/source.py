@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast, get_origin
 
 from clew.local.histogram import Explicit, Exponential, Histogram
-from clew.local.store import damage_told, open_for_reading
+from clew.local.store import StoreError, damage_told, open_for_reading
 
 _SPAN = (
     "SELECT spans.id, trace_id, span_id, parent_id, name, start, end, status, message, request_id, spans.attributes, "
@@ -22,7 +22,10 @@ _LOG_LINE = (
     "FROM log_lines JOIN resources ON resources.id = log_lines.resource "
 )
 
+T = TypeVar("T")
+
 _PAGE = 5000  # rows read in one transaction, far under a second
+_LARGEST = 2**63 - 1
 _HOUR = 3600 * 10**9
 _NEAR = 300 * 10**9  # nanoseconds: an instance that exported metrics so near was there
 
@@ -184,7 +187,7 @@ class Source:
                 temporality=temporality,
                 attributes=_object(attributes),
                 resource_attributes=_object(resource_attributes),
-                bounds=tuple(json.loads(bounds or "[]")),
+                bounds=_bounds(bounds),
                 start=start,
                 first=first,
             )
@@ -323,19 +326,26 @@ class Source:
         rows = self._all(
             f"SELECT time, start, count, sum, buckets FROM points WHERE series = ? AND {where}", series.number, *values
         )
-        return [
-            StoredPoint(time, start, _histogram(series, count, total, buckets))
-            for time, start, count, total, buckets in rows
-        ]
+        with damage_told(self.path):
+            return [
+                StoredPoint(time, start, _histogram(series, count, total, buckets))
+                for time, start, count, total, buckets in rows
+            ]
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
+        """Return the rows; times beyond what SQLite's INTEGER holds, and the store with it, are cut to that."""
+        fit = [min(max(value, -_LARGEST), _LARGEST) if isinstance(value, int) else value for value in values]
+        if any(isinstance(value, str) and not value.isascii() and not _is_unicode(value) for value in values):
+            return []  # of bytes that are none, on a command line: nothing has that ID
         with damage_told(self.path):
-            return self._connection.execute(statement, values).fetchall()
+            return self._connection.execute(statement, fit).fetchall()
 
 
 def _histogram(series: StoredSeries, count: int, total: float | None, buckets: str) -> Histogram:
     stored = json.loads(buckets)
     if series.kind == "histogram":
+        if stored and len(stored) != len(series.bounds) + 1:
+            raise ValueError("bucket counts that do not fit their bounds")
         return Explicit(series.bounds, count, total, stored)
     return Exponential(
         stored["scale"],
@@ -352,9 +362,31 @@ def _sparse(offset: int, counts: list[int]) -> dict[int, int]:
     return {offset + index: count for index, count in enumerate(counts) if count}
 
 
+def _bounds(text: str) -> tuple[float, ...]:
+    return tuple(_parsed(text or "[]", list[float]))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _object(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return _parsed(text, dict[str, Any])
+
+
+def _parsed(text: str, kind: type[T]) -> T:
+    """Parse what a row keeps as JSON; a StoreError where it is none of this kind."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"the store is damaged, a row of it cannot be read: {error}") from error
+    if not isinstance(found, get_origin(kind) or kind):
+        raise StoreError(f"the store is damaged, a row of it cannot be read: no {kind.__name__} in JSON")
+    return cast("T", found)
 
 
 def _marks(values: Sequence[object]) -> str:

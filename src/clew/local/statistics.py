@@ -78,6 +78,7 @@ def quantile(q: float, buckets: Sequence[Bucket], largest: Sequence[float] = ())
         value = low * (high / low) ** share
     else:
         value = low + (high - low) * share
+    value = high if value > high else value if value >= low else low  # not a number is none of these
     inside = [measured for measured in largest if low < measured <= high]
     if inside:
         value = min(value, max(inside))
@@ -92,7 +93,18 @@ def block_count(seconds: float, interval: float | None) -> int:
 
 
 def compare(now: Side, before: Side) -> Trend:
-    """Compare two windows; fewer than `BLOCKS` blocks a side, or nothing to count over, is ``unknown``."""
+    """Compare two windows; fewer than `BLOCKS` blocks a side, or nothing to count over, is ``unknown``.
+
+    So are numbers beyond what can be added up: senders may send any.
+    """
+    try:
+        found = _compare(now, before)
+    except (OverflowError, ValueError):
+        return Trend(None, None, None, "unknown", None)
+    return found if all(map(math.isfinite, filter(None, found[:2]))) else Trend(None, None, None, "unknown", None)
+
+
+def _compare(now: Side, before: Side) -> Trend:
     rate, earlier = _ratio(now), _ratio(before)
     if rate is None or earlier is None:
         return Trend(rate, earlier, None, "unknown", None)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import struct
+import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import IO
+
+if sys.platform == "linux":
+    import fcntl
 
 APPLICATION_ID = 0x636C6577
 """What SQLite's header says of a store of ours: "clew" in ASCII."""
@@ -59,23 +65,48 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Each SELECT is its own short transaction, so that a reader never holds up the writer's checkpoints.
 
     Raises:
-        StoreError: there is no such file, it is not a store of ours, or it is damaged.
+        StoreError: there is no such file, it is not a store of ours, or it cannot be read.
     """
     if not _is_store(path):
         raise StoreError(f"there is no store at {path}; start `clew local --store {path}` and send something to it")
+    address = f"{path.resolve().as_uri()}?mode=ro"
     with damage_told(path):
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+        try:
+            return _opened(address)
+        except sqlite3.OperationalError as error:
+            if "unable to open" not in str(error) and "readonly" not in str(error):
+                raise
+    # Beside a file that is written, readers need one of their own (-shm). Where none can be made there is no writer.
+    if _file_size(Path(f"{path.resolve()}-wal")):
+        raise StoreError(
+            f"{path} cannot be read here: its folder is read-only, and the last of what was written is still in "
+            f"{path.name}-wal. Copy both to a folder that can be written"
+        )
+    with damage_told(path):
+        return _opened(f"{address}&immutable=1")
+
+
+def _opened(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)
+    try:
         connection.execute("SELECT name FROM settings").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 @contextlib.contextmanager
 def damage_told(path: Path) -> Generator[None]:
-    """Turn SQLite's errors inside the block into a `StoreError` that names the file."""
+    """Turn errors of reading inside the block into a `StoreError` that names the file."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read, it may be damaged: {error}") from error
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error) and "no such" not in str(error):
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        raise StoreError(f"{path} cannot be read, it is damaged: {error}") from error
+    except (sqlite3.Error, ValueError, TypeError, KeyError, IndexError) as error:  # the latter of a row's own content
+        raise StoreError(f"{path} cannot be read, it is damaged: {error}") from error
 
 
 class WritableStore:
@@ -90,19 +121,20 @@ class WritableStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        target = path.resolve()
         there = _is_store(path)
+        target = path.resolve()
         self._lock = _take_lock(target)
         try:
             if there:
                 _check_pages(target)
             else:
                 _create(target)
+            self._file = _claim(target)
             self.connection = sqlite3.connect(target, timeout=5, isolation_level=None, check_same_thread=False)
             self.connection.execute("PRAGMA synchronous=NORMAL")
             self.connection.execute("PRAGMA journal_size_limit=0")
             self.connection.execute("INSERT OR REPLACE INTO settings VALUES ('writer', ?)", (os.getpid(),))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._lock.close()
             raise StoreError(f"{path} cannot be opened as a store: {error}") from error
         except BaseException:
@@ -116,12 +148,16 @@ class WritableStore:
     def close(self) -> None:
         """Close the file and let go of the lock; may be called again."""
         self.connection.close()
+        self._file.close()
         self._lock.close()
 
 
 def _is_store(path: Path) -> bool:
     """Say whether the file is there, reading its header only; a foreign file is a StoreError and is not touched."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path} cannot be a store: it is not a regular file")
         with path.open("rb") as file:
             header = file.read(_HEADER)
     except FileNotFoundError:
@@ -130,8 +166,6 @@ def _is_store(path: Path) -> bool:
         return False
     except OSError as error:
         raise StoreError(f"{path} cannot be a store: {error.strerror or error}") from error
-    if not path.is_file():
-        raise StoreError(f"{path} cannot be a store: it is not a regular file")
     if not header:
         return False
     if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
@@ -146,22 +180,49 @@ def _is_store(path: Path) -> bool:
             f"{path} is a store of another version of clew (schema {version}, this one reads {SCHEMA_VERSION}); "
             "it was left as it is"
         )
+    if found.st_nlink > 1:
+        raise StoreError(
+            f"{path} has {found.st_nlink} names (hard links), and a store may have one: SQLite's log and its locks "
+            "go by the name, so that two would damage it. Remove the others, or copy the file"
+        )
     return True
 
 
 def _take_lock(target: Path) -> sqlite3.Connection:
-    lock = sqlite3.connect(f"{target}-lock", timeout=0, isolation_level=None, check_same_thread=False)
+    lock: sqlite3.Connection | None = None
     try:
+        lock = sqlite3.connect(f"{target}-lock", timeout=0, isolation_level=None, check_same_thread=False)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        lock.close()
+        if lock is not None:
+            lock.close()
         if "locked" in str(error):
             raise StoreError(
                 f"{target} already has a writer{_writer_of(target)}: one `clew local` a store. "
                 "Stop that one, or name another file with --store"
             ) from None
-        raise StoreError(f"{target} cannot be locked for writing: {error}") from error
+        raise StoreError(f"{target} cannot be locked for writing ({target.name}-lock beside it): {error}") from error
     return lock
+
+
+def _claim(target: Path) -> IO[bytes]:
+    """Lock the file itself too, whatever its name: it may have been moved since its writer began.
+
+    Only on Linux, where such a lock and those of SQLite do not see each other. It is to be closed after SQLite's
+    connection, whose locks go with any closing of the file.
+    """
+    file = target.open("rb")
+    if sys.platform == "linux":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StoreError(
+                f"{target} already has a writer, under another name: one `clew local` a store. Stop that one"
+            ) from None
+        except OSError:
+            pass  # a file system without such locks
+    return file
 
 
 def _writer_of(target: Path) -> str:

@@ -50,7 +50,8 @@ class Failures:
 class Around:
     """A window (nanoseconds), how many requests were seen in it, what the bad ones share, and what happened.
 
-    `several` are the services that had more than one instance then.
+    `several` are the services that had more than one instance then, `mixed` the operations whose calls several writers
+    send as one, so that too many are counted.
     """
 
     start: int
@@ -62,6 +63,7 @@ class Around:
     events_left_out: int
     failures: list[Failures]
     several: frozenset[str | None] = frozenset()
+    mixed: frozenset[Operation] = frozenset()
 
     def as_json(self) -> dict[str, Any]:
         """Return what the machine reads."""
@@ -112,6 +114,7 @@ def around(source: Source, what: str, window: float) -> Around | None:
         events_left_out=len(events) - len(kept),
         failures=_failures(events),
         several=several_instances(source, (one.event for one in kept), start, end),
+        mixed=frozenset(operation_of(increase.series) for increase in increases if increase.mixed),
     )
 
 

@@ -80,7 +80,7 @@ def follow(source: Source, request_id: str) -> Followed:
     events.sort(key=lambda event: (event.time, -(event.duration or -1.0)))  # at one instant the longer span comes first
     if not events:
         return Followed(request_id, None, None, [])
-    end = max(event.time + round((event.duration or 0.0) * 1e9) for event in events)
+    end = max(*(span.end for span in spans), *(line.time for line in log_lines), events[0].time)
     return Followed(request_id, events[0].time, end, events, several_instances(source, events, events[0].time, end))
 
 

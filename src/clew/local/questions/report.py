@@ -34,7 +34,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class OperationReport:
-    """One operation in a window. `rate` is in calls a second, quantiles and trends as in `statistics`."""
+    """One operation in a window. `rate` is in calls a second, quantiles and trends as in `statistics`.
+
+    `mixed` as in `Increase`: there are several writers where one is counted, and `calls` are far too many.
+    """
 
     operation: Operation
     calls: int
@@ -48,6 +51,7 @@ class OperationReport:
     duration: Trend
     slowest: list[Sample]
     failed: list[Sample]
+    mixed: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what the machine reads."""
@@ -171,6 +175,7 @@ def _operation(
         duration=duration,
         slowest=sorted(samples, key=lambda sample: -sample.duration)[:SHOWN],
         failed=sorted((sample for sample in samples if sample.error_type), key=lambda sample: -sample.time)[:SHOWN],
+        mixed=any(increase.mixed for increase in increases),
     )
 
 

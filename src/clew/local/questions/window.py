@@ -12,6 +12,8 @@ from clew.local.histogram import Histogram
 from clew.local.source import Source, StoredPoint, StoredSeries, Times
 
 _STALE = 300 * 10**9  # nanoseconds without an export after which nobody knows whether a process was there
+_FALLS = 3  # so many that come back are no accident
+_SOON = 3  # points; who has restarted needs about as many as it had before
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Increase:
 
     `since` is where counting began: what was measured at or before it is not in here; 0 where all that the series has
     ever counted is in here, as the SDK begins a series a moment after its first value was measured. `sums` are in the
-    series' unit, None where a point has no sum.
+    series' unit, None where a point has no sum. `mixed` says that what falls comes back: not one process that restarts,
+    but several that send as one.
     """
 
     series: StoredSeries
@@ -29,6 +32,7 @@ class Increase:
     calls: list[int]
     sums: list[float] | None
     total: Histogram
+    mixed: bool = False
 
     def calls_until(self, edges: Sequence[int]) -> list[int]:
         """Return the calls counted up to each edge."""
@@ -141,7 +145,15 @@ def _risen(series: StoredSeries, since: int, baseline: Histogram, points: Sequen
         now = point.histogram
         _extend(increase, point.time, now if now.fell(earlier) else now.minus(earlier))  # type: ignore[arg-type]
         earlier = now
+    increase.mixed = _comes_back([baseline.count, *(point.histogram.count for point in points)])
     return increase
+
+
+def _comes_back(counts: Sequence[int]) -> bool:
+    """Say whether a count that fell is soon as high as before, again and again: points of several writers in turn."""
+    falls = [number for number in range(1, len(counts)) if counts[number] < counts[number - 1]]
+    back = [number for number in falls if max(counts[number + 1 : number + 1 + _SOON], default=0) >= counts[number - 1]]
+    return len(back) >= _FALLS and 2 * len(back) >= len(falls)
 
 
 def _extend(increase: Increase, time: int, more: Histogram) -> None:

@@ -22,6 +22,7 @@ _SHARED = 8  # values shown
 _ALSO = 3  # and others that say the same
 _FAILURES = 8  # kinds of failures shown
 _WIDEST = 28  # characters of a service or instance
+_WIDEST_COLUMN = 60  # characters to which the columns of failures are aligned
 _TRACEBACK = "exception.stacktrace"
 _NOT_SHOWN = (  # what instrumentations say of every call; --format json has all of it
     "request_id",
@@ -145,7 +146,9 @@ def _print_failures(console: Console, answer: Around) -> None:
         )
         for one in answer.failures[:_FAILURES]
     ]
-    name_width, text_width, error_width = (max(len(str(row[column])) for row in rows) for column in (1, 2, 3))
+    name_width, text_width, error_width = (
+        min(max(len(str(row[column])) for row in rows), _WIDEST_COLUMN) for column in (1, 2, 3)
+    )
     for one, name, text, error in rows:
         line(
             console,
@@ -185,7 +188,7 @@ def _named(events: Sequence[Event], several: frozenset[str | None]) -> Iterable[
 
 
 def _print_event(console: Console, event: Event, name: str, origin: int, after: Text) -> None:
-    severity = event.severity or ""
+    severity = plain(event.severity or "")
     label = f"{duration(event.duration):>7}" if event.duration is not None else f"{severity:7}"
     style = _SEVERITY_STYLES.get(severity, "")
     line(
@@ -214,16 +217,16 @@ def _attributes(event: Event) -> str:
     operations = event.attributes.get(_OPERATIONS)
     if isinstance(operations, dict):
         shown.extend(_operation(name, told) for name, told in operations.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return f"  {' '.join(shown)}" if shown else ""
+    return f"  {plain(' '.join(shown))}" if shown else ""
 
 
 def _operation(name: str, told: Any) -> str:
     """Write what a canonical log line tells of an operation: how often it ran where that is not once, and how long."""
     try:
-        often = f"{told['count']}× " if told["count"] != 1 else ""
-        failed = f" ({told['failed']} failed)" if told["failed"] else ""
+        often = f"{int(told['count'])}× " if told["count"] != 1 else ""
+        failed = f" ({int(told['failed'])} failed)" if told["failed"] else ""
         return f"[{plain(name)} {often}{duration(float(told['duration']))}{failed}]"
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return f"[{plain(name)} {plain(str(told))}]"
 
 

@@ -15,6 +15,7 @@ from clew.local.questions.report import OperationReport, Sample
 from clew.local.statistics import Quantile, Trend
 from clew.local.text.words import age, clock, duration, line, percent, plain, rate
 
+_LONGEST = 300  # characters of a name in the table
 _NARROWEST = 16  # characters of an operation's name in a line
 _LEFT_OUT = ("p99", "p50")  # columns, where the terminal is too narrow for all
 _REQUESTS = ((2, 5), (4, 3), (10**9, 1))  # up to so many operations shown, so many requests of each kind
@@ -81,8 +82,8 @@ def _operations_table(operations: Sequence[OperationReport], compared: bool, wid
     names = [_name(one, len(services) > 1) for one in operations]
     room = max(width - _width(columns) - 2, _NARROWEST)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, header_style="dim")
-    only = f" of {plain(next(iter(services)) or '(no service.name)')}" if len(services) == 1 else ""
-    table.add_column(f"operation{only}", no_wrap=True)
+    only = f" of {plain(next(iter(services)) or '(no service.name)', _LONGEST)}" if len(services) == 1 else ""
+    table.add_column(Text(f"operation{only}"), no_wrap=True)
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
     for name, *cells in zip(names, *columns.values(), strict=True):
@@ -96,8 +97,8 @@ def _width(columns: Mapping[str, Sequence[Text]]) -> int:
 
 def _name(one: OperationReport, with_service: bool) -> Text:
     kind = f" ({one.operation.kind})" if one.operation.kind in ("rpc", "messaging") else ""
-    service = f" · {plain(one.operation.service or '(no service.name)')}" if with_service else ""
-    return Text.assemble((plain(one.operation.name), "bold"), (f"{kind}{service}", "dim"))
+    service = f" · {plain(one.operation.service or '(no service.name)', _LONGEST)}" if with_service else ""
+    return Text.assemble((plain(one.operation.name, _LONGEST), "bold"), (f"{kind}{service}", "dim"))
 
 
 def _folded(name: Text, room: int) -> Text:

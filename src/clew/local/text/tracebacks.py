@@ -14,6 +14,7 @@ _FRAME = re.compile(r"(?P<margin>[\s|]*)File \"(?P<file>[^\"]+)\", line \d+")
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<package>[^/\\]+)")
 _STANDARD = re.compile(r"[/\\](?:lib|Lib)(?:[/\\]python3\.\d+t?)?[/\\](?P<module>[^/\\]+)|<frozen (?P<frozen>[\w.]+)>")
 _OURS = str(Path(clew.__file__).parent)
+_MOST = 100  # lines of its beginning, and of its end
 _NAMED = 4  # packages that a fold names
 
 
@@ -29,8 +30,16 @@ def folded(traceback: str) -> list[str]:
     """Return a traceback's lines with each run of library frames as one line.
 
     Where all frames are a library's, the last stays: something has to say where it was raised. What is no Python
-    traceback comes back as it is.
+    traceback comes back as it is. Of a very long one the middle is left out.
     """
+    lines = _folded(traceback)
+    left_out = len(lines) - 2 * _MOST
+    if left_out <= 0:
+        return lines
+    return [*lines[:_MOST], f"… {left_out:,} lines; --format json has all", *lines[-_MOST:]]
+
+
+def _folded(traceback: str) -> list[str]:
     parts = _parts(traceback.splitlines())
     if all(part.package for part in parts if part.margin is not None):
         kept = max((number for number, part in enumerate(parts) if part.margin is not None), default=0)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import sys
 from datetime import datetime
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+_LONGEST = 2000  # characters of one text that are shown
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}(-\d+)?", re.IGNORECASE)
 
 
 def duration(seconds: float) -> str:
     """Write a duration with three digits and the unit that suits it."""
+    if not math.isfinite(seconds):
+        return "–"
     if seconds <= 0:
         return "0 s"
+    if seconds >= 1e12:
+        return f"{seconds:.2e} s"
     if seconds < 99.5:
         unit, factor = ("s", 1.0) if seconds >= 0.9995 else ("ms", 1e3) if seconds >= 0.9995e-3 else ("µs", 1e6)
         value = seconds * factor
@@ -63,9 +72,12 @@ def line(console: Console, text: Text) -> None:
     console.print(text, soft_wrap=True, highlight=False)
 
 
-def plain(text: str) -> str:
-    """Return text of somebody else's without what would steer the terminal."""
-    return "".join(character if character.isprintable() else "⏎" if character == "\n" else "�" for character in text)
+def plain(text: str, most: int = _LONGEST) -> str:
+    """Return text of somebody else's without what would steer the terminal; of more than `most` characters those."""
+    shown = "".join(
+        character if character.isprintable() else "⏎" if character == "\n" else "�" for character in text[:most]
+    )
+    return shown if len(text) <= most else f"{shown}… ({len(text):,} characters; --format json has all)"
 
 
 class _Console(Console):
@@ -75,7 +87,13 @@ class _Console(Console):
 
 
 def console() -> Console:
-    """Return a console on standard output; where that is no terminal, 80 columns without colours."""
+    """Return a console on standard output; where that is no terminal, 80 columns without colours.
+
+    What the encoding of standard output does not have is written as a question mark.
+    """
+    output: Any = sys.stdout
+    if isinstance(output, io.TextIOWrapper):
+        output.reconfigure(errors="replace")
     return _Console(highlight=False)
 
 
