@@ -10,21 +10,26 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from clew.untrusted import sayable
+from clew.weak import WeakCollection
 
 logger = logging.getLogger("clew")
 
 _MOST_SAID = 1_000
 
-_lock = threading.RLock()  # a signal's handler, or what is collected, may say something meanwhile
+_MOST_APART = 1_000
+
+# without a lock, since the handler of a signal, or what is collected, may say or count something in the middle of it
 _said: set[object] = set()
-_counts: dict[str, int] = {}
+_counts: dict[str, list[int]] = {}
+"""Of each event what it has been counted by; put together now and then."""
+
+_putting_together = threading.Lock()  # nobody waits for it
 _told: dict[str, int] = {}
-_accounts: weakref.WeakSet[Account] = weakref.WeakSet()
+_accounts: WeakCollection[Account] = WeakCollection()
 
 
 def say_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
@@ -34,10 +39,9 @@ def say_once(about: object, message: str, *args: object, level: int = logging.WA
     if _waiting.said is not None:
         _waiting.said.append(partial(say_once, about, message, *args, level=level))
         return
-    with _lock:
-        if about in _said:
-            return
-        _said.add(about)
+    if about in _said:  # asked again, since nothing can come between this and the next step
+        return
+    _said.add(about)
     try:
         logger.log(level, message, *map(sayable, args))
     except Exception:  # a user's handler or filter that raises must not reach the measured code
@@ -73,14 +77,21 @@ class SaidAfterwards:
 
 def count(event: str, amount: int = 1) -> None:
     """Add `amount` occurrences of `event`, a name such as ``request_id.replaced``."""
-    with _lock:
-        _counts[event] = _counts.get(event, 0) + amount
+    amounts = _counts.get(event)
+    if amounts is None:
+        amounts = _counts.setdefault(event, [])
+    amounts.append(amount)
+    if len(amounts) > _MOST_APART and _putting_together.acquire(blocking=False):
+        try:
+            number = len(amounts)  # others only append meanwhile
+            amounts[:number] = [sum(amounts[:number])]
+        finally:
+            _putting_together.release()
 
 
 def counts() -> dict[str, int]:
     """How often each event has happened in this process so far."""
-    with _lock:
-        return dict(_counts)
+    return {event: sum(amounts.copy()) for event, amounts in _counts.copy().items()}
 
 
 class Account:
@@ -92,15 +103,14 @@ class Account:
 
     def __init__(self, goes_on_in_child: Callable[[], bool]) -> None:
         self._goes_on_in_child = goes_on_in_child
-        with _lock:
-            self._others = dict(_told)
-            _accounts.add(self)
+        self._others = _told.copy()
+        _accounts.add(self)
 
     def counts(self) -> dict[str, int]:
         """How often each event has happened that is this provider's to tell."""
-        with _lock:
-            _told.update(_counts)
-            mine = {event: number - self._others.get(event, 0) for event, number in _counts.items()}
+        found = counts()
+        _told.update(found)
+        mine = {event: number - self._others.get(event, 0) for event, number in found.items()}
         return {event: number for event, number in mine.items() if number > 0}
 
     def restart_in_child(self, parents: Mapping[str, int]) -> None:
@@ -112,12 +122,12 @@ class Account:
 
 
 def _restart_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    parents = dict(_counts)
+    global _putting_together
+    _putting_together = threading.Lock()
+    parents = counts()
     _counts.clear()
     _told.clear()
-    for account in list(_accounts):
+    for account in _accounts:
         account.restart_in_child(parents)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry.metrics import Meter
 
 from clew.attributes import Value
+from clew.metrics import sdk
 from clew.metrics.sharded import OwnRecorder, ShardedInstrument, ShardedMeterProvider
 
 _OWN_SCOPE = "clew"
@@ -65,4 +66,5 @@ class WatchedRecorder(OwnRecorder):
 
     def renewed(self) -> WatchedRecorder:
         """Return a recorder for a forked child, which the readers are joined to instead of this one."""
+        sdk.renew_locks(self._watched, with_storages=False)
         return WatchedRecorder(self._watched)

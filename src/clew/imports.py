@@ -16,6 +16,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from clew.diagnostics import say_once
+from clew.locks import renew_in_child
 
 Callback = Callable[[ModuleType], None]
 
@@ -28,9 +29,8 @@ def after_import(name: str, callback: Callback) -> None:
 
     What it raises is said once and goes no further. When the module is reloaded, it is called again.
     """
-    with _lock:
-        _callbacks.setdefault(name, []).append(callback)
-        _install()
+    _callbacks.setdefault(name, []).append(callback)
+    _install()
     module = sys.modules.get(name)
     if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
         _call(name, module, callback)
@@ -38,22 +38,23 @@ def after_import(name: str, callback: Callback) -> None:
 
 def make_code_of(name: str, make: MakeCode | None) -> None:
     """Have `make` make the code of the module of that name from now on, or its loader again where it is None."""
-    with _lock:
-        if make is None:
-            _makers.pop(name, None)
-        else:
-            _makers[name] = make
-            _install()
+    if make is None:
+        _makers.pop(name, None)
+    else:
+        _makers[name] = make
+        _install()
 
 
-_lock = threading.Lock()
+_installing = threading.RLock()
+renew_in_child(globals(), "_installing")
 _callbacks: dict[str, list[Callback]] = {}
 _makers: dict[str, MakeCode] = {}
 
 
 def _install() -> None:
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
+    with _installing:
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)
 
 
 class _Finder:

@@ -12,18 +12,18 @@ from __future__ import annotations
 import math
 import re
 import sys
-import threading
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from opentelemetry import metrics
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 
-from clew import pipeline
+from clew import pipeline, reentry
 from clew.attributes import clean_instrument_attributes as cleaned
-from clew.diagnostics import SaidAfterwards, count, say_once
+from clew.diagnostics import count, say_once
 
 if TYPE_CHECKING:
     from clew.links import InstrumentLink
@@ -37,6 +37,24 @@ INFINITY = math.inf
 
 _NAME = re.compile(r"[A-Za-z][-_./A-Za-z0-9]{0,254}")
 _MOST_KEPT = 2_000
+
+
+class _Settled:
+    """Where the measurements of an instrument go under one pipeline: into shards, or into the SDK's own instrument."""
+
+    __slots__ = ("pipeline", "real", "sharded")
+
+    def __init__(self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentLink | None) -> None:
+        self.pipeline = pipeline
+        self.real = real
+        self.sharded = sharded
+
+
+def _drop(value: float, attributes: Attributes | None, context: Context | None) -> None:
+    """Record nothing."""
+
+
+_NOWHERE = _Settled(None, _drop, None)
 
 
 class _Instrument:
@@ -53,46 +71,60 @@ class _Instrument:
         self.description = description
         self.scope = scope
         self._advice = advice
-        self._pipeline: pipeline.Pipeline | None = None
-        self._real: Any = _drop
-        self._sharded: InstrumentLink | None = None
-        self._lock = threading.Lock()
+        self._settled = _NOWHERE
 
     def _measure(self, value: float, attributes: Attributes | None, context: Context | None) -> None:
         current = pipeline.current
         if current is None:
             return
         try:
-            if self._pipeline is not current:
-                self._settle(current)
-            if self._sharded is not None and self._least <= value < INFINITY:
-                shard = self._sharded.shard(attributes)
+            settled = self._settled
+            if settled.pipeline is not current:
+                newly = self._settle(current)
+                if newly is None:
+                    self._put_off(value, attributes, context)
+                    return
+                settled = newly
+            if settled.sharded is not None and self._least <= value < INFINITY:
+                shard = settled.sharded.shard(attributes)
                 shard.series.add(shard, value, context)
             else:
-                self._real(value, cleaned(attributes), context)
+                reentry.catch_up()  # of a gauge's values the last one counts
+                settled.real(value, cleaned(attributes), context)
         except Exception as error:  # a value that is no number, attributes that are no mapping
             count("measurement.ignored")
             say_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
 
-    def _settle(self, current: pipeline.Pipeline) -> None:
-        with SaidAfterwards(), self._lock:
-            if self._pipeline is current:
-                return
-            self._sharded, self._real = None, _drop
-            try:
-                from clew.metrics.limits import limited  # only where there is something to record into
+    def _settle(self, current: pipeline.Pipeline) -> _Settled | None:
+        """Settle where measurements go; None where that has to wait, since this thread is in the middle of the SDK.
 
-                meter = current.meter_provider.get_meter(self.scope)
-                instrument = getattr(meter, self._create)(
-                    self.name, unit=self.unit, description=self.description, **self._advice
-                )
-                self._real = limited(getattr(instrument, self._verb), self.name)
-                if self._least < INFINITY:
-                    self._sharded = current.link_instrument(instrument, self._bounds())
-            except Exception as error:
-                count("instrument.not_made")
-                say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
-            self._pipeline = current
+        Two threads, or a thread and what interrupts it, may do it at one time: they find the same.
+        """
+        if reentry.is_inside():
+            return None
+        real: Any = _drop
+        sharded: InstrumentLink | None = None
+        try:
+            from clew.metrics.limits import limited  # only where there is something to record into
+
+            meter = current.meter_provider.get_meter(self.scope)
+            instrument = getattr(meter, self._create)(
+                self.name, unit=self.unit, description=self.description, **self._advice
+            )
+            real = limited(getattr(instrument, self._verb), self.name)
+            if self._least < INFINITY:
+                sharded = current.link_instrument(instrument, self._bounds())
+        except Exception as error:
+            count("instrument.not_made")
+            say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
+        self._settled = settled = _Settled(current, real, sharded)
+        reentry.catch_up()  # what interrupted this
+        return settled
+
+    def _put_off(self, value: float, attributes: Attributes | None, context: Context | None) -> None:
+        """Record a value when this thread is out of what it is in the middle of."""
+        context = get_current() if context is None else context
+        reentry.put_off(partial(self._measure, value, cleaned(attributes), context))
 
     def _bounds(self) -> Sequence[float] | None:
         """Return the bounds of a histogram's buckets; None for a kind that sums."""
@@ -100,10 +132,6 @@ class _Instrument:
 
     def __repr__(self) -> str:
         return f"<clew {type(self).__name__} {self.name!r} of {self.scope!r}>"
-
-
-def _drop(value: float, attributes: Attributes | None, context: Context | None) -> None:
-    """Record nothing."""
 
 
 I = TypeVar("I", bound=_Instrument)  # noqa: E741
@@ -155,15 +183,13 @@ class _Bound(Generic[I]):
         current, instrument = pipeline.current, self._instrument
         if current is None:
             return None
-        if instrument._pipeline is not current:
-            instrument._settle(current)
-        sharded = instrument._sharded
-        if sharded is None:  # as a gauge always is, which comes here with each measurement
+        settled = instrument._settled if instrument._settled.pipeline is current else instrument._settle(current)
+        if settled is None or settled.sharded is None:  # as a gauge's always is, which comes here each time
             return None
-        with SaidAfterwards(), pipeline.switching:
-            if instrument._sharded is sharded and instrument._pipeline is pipeline.current:
-                self._local = sharded.local(self._attributes)
-        return self._local
+        self._local = local = settled.sharded.local(self._attributes)
+        if pipeline.current is not settled.pipeline:  # it has changed meanwhile
+            self._local = None
+        return local
 
 
 class BoundCounter(_Bound["Counter"]):

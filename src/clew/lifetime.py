@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from clew.diagnostics import say_once
+from clew.weak import WeakCollection
 
 _SLACK = 0.5
 """Seconds that a signal handler waits for the deliveries beyond their own deadline."""
@@ -72,11 +73,11 @@ def release(mortal: Mortal) -> None:
 
 def end_all() -> None:
     """Have all that is attended send what it has, within the time there is: this process is about to end abruptly."""
-    for mortal in list(_mortals):
+    for mortal in _mortals:
         _end(mortal, at_exit=False)
 
 
-_mortals: weakref.WeakSet[Any] = weakref.WeakSet()
+_mortals: WeakCollection[Any] = WeakCollection()
 
 
 # the interpreter's exit
@@ -146,7 +147,7 @@ def _attend_forks(mortal: Mortal) -> None:
 
 # the end of a child of multiprocessing
 
-_told_multiprocessing: weakref.WeakSet[Any] = weakref.WeakSet()
+_told_multiprocessing: WeakCollection[Any] = WeakCollection()
 
 
 def _attend_multiprocessing(mortal: Mortal) -> None:
@@ -287,7 +288,7 @@ def _on_sigterm(number: int, frame: Any) -> None:
     first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
     for act in _before_sigterm if not first else ():
         _in_thread(act, _SLACK)
-    for mortal in list(_mortals):
+    for mortal in _mortals:
         timeout = mortal.shutdown_timeout
         _in_thread(partial(mortal.let_go, timeout) if first else mortal.end, timeout + _SLACK)
     if not first:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import pipeline
 from clew.attributes import Computed, Value, clean_given, key_of
-from clew.diagnostics import SaidAfterwards, count, say_once
+from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
 from clew.running import Run, begin
 from clew.wrappers import wrap
@@ -293,15 +293,15 @@ class Site:
         current = pipeline.current
         if current is None or current is self._asked or self._link is None:
             return
-        with SaidAfterwards(), pipeline.switching:
-            if current is pipeline.current:
-                from clew.links import link_site  # only where there is something to link to
+        from clew.links import link_site  # only where there is something to link to
 
-                self._asked = current
-                try:
-                    self._link(None if current.follows_requests else link_site(self, current))
-                except Exception as trouble:
-                    say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
+        self._asked = current
+        try:
+            self._link(None if current.follows_requests else link_site(self, current))
+        except Exception as trouble:
+            say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
+        if current is not pipeline.current:  # it has changed meanwhile
+            self.cut()
 
     def cut(self) -> None:
         """Let go of the pipeline."""

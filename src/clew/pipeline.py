@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from clew import reentry
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
 from clew.diagnostics import Account, SaidAfterwards, count, say_once
 from clew.failures import NOTHING_EXPECTED, OTHER, Expected
+from clew.weak import WeakCollection
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -66,6 +68,7 @@ class Pipeline:
         self.sets = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
+        self._instrument_links: dict[Any, InstrumentLink] = {}
         self.block_links: dict[str, Link | None] = {}
         """The short way for blocks, by name; None where there is none."""
         _export_events(meter_provider)
@@ -99,9 +102,8 @@ class Pipeline:
         """Let further blocks of that name take the short way, if there is one."""
         from clew.links import link_block
 
-        with SaidAfterwards(), switching:
-            if self is current and len(self.block_links) < INSTRUMENT_SETS:
-                self.block_links[name] = None if self.follows_requests else link_block(name, self)
+        if len(self.block_links) < INSTRUMENT_SETS:
+            self.block_links[name] = None if self.follows_requests else link_block(name, self)
 
     def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentLink | None:
         """Return the short way into one of the user's instruments, or None where there is none.
@@ -113,7 +115,7 @@ class Pipeline:
             return None
         from clew.links import InstrumentLink
 
-        return InstrumentLink(sharded)
+        return self._instrument_links.setdefault(sharded, InstrumentLink(sharded))
 
     def _further_operation(self) -> Operation:
         count("operation.overflow")
@@ -243,6 +245,7 @@ def _export_events(provider: MeterProvider) -> None:
     account = Account(lambda: _tells_deltas(provider))
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
+        reentry.begin_collection()
         return [Observation(number, {"event.name": event}) for event, number in account.counts().items()]
 
     provider.get_meter("clew", __version__).create_observable_counter(
@@ -264,9 +267,6 @@ def _tells_deltas(provider: MeterProvider) -> bool:
 
 current: Pipeline | None = None
 
-switching = threading.RLock()
-"""Held while the current pipeline changes, and while something links itself to it."""
-
 
 class Linked(Protocol):
     """What holds on to something of the current pipeline."""
@@ -275,28 +275,26 @@ class Linked(Protocol):
         """Let go of it: the pipeline is about to change."""
 
 
-linked: weakref.WeakSet[Linked] = weakref.WeakSet()
+linked: WeakCollection[Linked] = WeakCollection()
+"""What links itself to a pipeline looks afterwards whether that is still the current one, and else cuts itself off."""
 
 
 def use(pipeline: Pipeline | None) -> None:
-    """Make `pipeline` the current one.
+    """Make `pipeline` the current one; no lock is taken, since this thread may have interrupted what has it.
 
     What began under the one before ends there if that has a provider of the application's own, which goes on; else it
     is not recorded any more.
     """
     global current
-    with switching:
-        if current is not None and current.meter_provider in ours:
-            current.is_open = False
-        current = pipeline
-        for one in list(linked):
-            one.cut()
+    before, current = current, pipeline
+    if before is not None and before.meter_provider in ours:
+        before.is_open = False
+    for one in linked:
+        one.cut()
 
 
 def _renew_in_child() -> None:
     """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
-    global switching
-    switching = threading.RLock()
     if current is not None:
         current.is_open = False
         use(current.renewed())

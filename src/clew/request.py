@@ -56,13 +56,19 @@ _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 
 
-class _Series(threading.local):
-    """Per thread: a random ending, and the microsecond of the last ID, so that an ID needs no lock to be unique."""
+def _new_ending() -> str:
+    random = int.from_bytes(os.urandom(5), "big")
+    return "".join(_PAIRS[random >> shift & 1023] for shift in (30, 20, 10, 0))
 
-    def __init__(self) -> None:
-        random = int.from_bytes(os.urandom(5), "big")
-        self.ending = "".join(_PAIRS[random >> shift & 1023] for shift in (30, 20, 10, 0))
-        self.last = 0
+
+class _Series(threading.local):
+    """Per thread: a random ending, and the microsecond of the last ID, so that an ID needs no lock to be unique.
+
+    The ending is None while an ID is made; what interrupts that, and makes one too, takes an ending of its own.
+    """
+
+    ending: str | None = None
+    last = 0
 
 
 _series = _Series()
@@ -83,10 +89,13 @@ def new_request_id() -> str:
     Within a thread each ID is greater than the one before, even if the clock steps back.
     """
     series = _series
+    ending = series.ending or _new_ending()
+    series.ending = None
     now = time.time_ns() // 1000
     if now <= series.last:
         now = series.last + 1
     series.last = now
+    series.ending = ending
     pairs = _PAIRS
     return (
         pairs[now >> 50 & 1023]
@@ -95,7 +104,7 @@ def new_request_id() -> str:
         + pairs[now >> 20 & 1023]
         + pairs[now >> 10 & 1023]
         + pairs[now & 1023]
-        + series.ending
+        + ending
     )
 
 

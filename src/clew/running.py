@@ -124,9 +124,9 @@ class Run:
             span.set_attributes(attributes)
 
     def _tell_line(self, attributes: Mapping[str, Value]) -> None:
-        line = None if self._followed is None else self._followed.entry.line
-        if line is not None:
-            line.tell(attributes)
+        entry = None if self._followed is None else self._followed.entry
+        if entry is not None and entry.line is not None and entry.is_current:
+            entry.line.tell(attributes)
 
     def fail(self, reason: object) -> None:
         """Tell that this run has failed, for a reason that becomes its ``error.type``."""
@@ -255,7 +255,7 @@ class _Followed:
         self.leave()
         if self._is_outermost and error_type is not None and self._cell.failure is None:
             self._cell.failure = error_type
-        if self.entry.line is not None:
+        if self.entry.line is not None and self.entry.is_current:  # not that of a parent, whose thread may hold it
             self.entry.line.add(self._name, seconds, is_failure=error_type is not None)
 
     def leave(self) -> None:

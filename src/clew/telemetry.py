@@ -17,6 +17,7 @@ from clew.delivery import PeriodicReader, deliver
 from clew.diagnostics import counts, say_once
 from clew.failures import Expected
 from clew.first_measurement import WatchedMeterProvider, WatchedRecorder
+from clew.locks import renew_in_child
 from clew.metrics.recorder import PortableRecorder, Recorder
 from clew.providers import Given
 from clew.request import policy
@@ -44,6 +45,7 @@ __all__ = ["ConfigurationError", "Telemetry", "configure"]
 _LONGEST_TIMEOUT = 86_400.0
 
 _lock = threading.RLock()
+renew_in_child(globals(), "_lock")
 _configured: Telemetry | None = None
 
 
@@ -160,8 +162,6 @@ class Telemetry:
 
     def begin_in_child(self) -> None:
         """Begin anew in a forked child: what the parent had is the parent's to send."""
-        global _lock
-        _lock = threading.RLock()
         self._ending = threading.Lock()
         self._signals.restart_in_child()
         if _configured is self and self._is_started:

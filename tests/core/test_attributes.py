@@ -251,7 +251,7 @@ def test_what_interrupts_the_making_of_a_series_may_measure(recorded: Recorded) 
     current = pipeline.current
 
     def use() -> None:
-        with current.lock, pipeline.switching:  # as the code has them that the handler of a signal interrupts
+        with current.lock:  # as the code has them that the handler of a signal interrupts
             clew.measure("handles")(lambda: None)()
             for number in range(3):
                 with clew.measure("handles inside") as m:

@@ -52,6 +52,7 @@ def every_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     """A logger that lets everything pass, and nothing that was said before."""
     monkeypatch.setattr(diagnostics, "_said", set())
     monkeypatch.setattr(diagnostics, "_counts", {})
+    monkeypatch.setattr(diagnostics, "_told", {})
     logger = logging.getLogger("shop")
     logger.setLevel(logging.DEBUG)
     yield logger

@@ -36,6 +36,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 import clew
+from clew import reentry
 from clew.metrics import sdk
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 
@@ -361,3 +362,60 @@ def test_metrics_are_joined_with_what_any_reader_collects(
     found = reader.get_metrics_data()
     assert found is not None
     assert len([each for each in found.resource_metrics[0].scope_metrics if each.scope.name == "clew"]) == 1
+
+
+# what interrupts, and what forks
+
+
+def test_all_locks_of_a_provider_are_found_and_renewed(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
+    meter: Any = provider.get_meter("library")
+    meter.create_counter("orders").add(1, {"tier": "gold"})
+    consumer: Any = provider._measurement_consumer
+    (match,) = next(iter(consumer._reader_storages[reader]._instrument_view_instrument_matches.values()))
+    (aggregation,) = match._attributes_aggregation.values()
+    holders: list[Any] = [provider, consumer, consumer._reader_storages[reader], match, aggregation]
+    locks = [(one, "_lock") for one in (*holders, aggregation._reservoir, reader)]
+    locks += [(provider, "_meter_lock"), (meter, "_instrument_registration_lock"), (meter, "_instrument_ids_lock")]
+    before = [getattr(one, name) for one, name in locks]
+    meter._instrument_ids["half made"] = None
+    sdk.renew_locks(provider)
+    for (one, name), lock in zip(locks, before, strict=True):
+        assert getattr(one, name) is not lock, (one, name)
+    assert list(meter._instrument_ids) == list(meter._instrument_id_instrument)
+    assert values(reader)["orders"] == [1]
+
+
+def test_the_frames_of_the_sdk_are_told_by_the_names_of_its_modules(provider: MeterProvider) -> None:
+    found: list[bool] = []
+
+    def observe(options: Any) -> list[Any]:
+        found.append(reentry.is_inside())
+        return []
+
+    class Scope(str):
+        def __hash__(self) -> int:
+            found.append(reentry.is_inside())
+            return super().__hash__()
+
+    meter = provider.get_meter(Scope("library"))
+    assert found
+    meter.create_observable_gauge("level", callbacks=[observe])
+    provider.force_flush()
+    assert all(found)
+    assert not reentry.is_inside()
+
+
+def test_all_that_is_measured_goes_by_the_method_that_is_guarded(
+    provider: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    sdk.guard(provider)
+    sdk.guard(provider)
+    meter = provider.get_meter("library")
+    gauge = meter.create_gauge("level")
+    gauge.set(1)
+    reentry.by_itself(gauge.set, 2)
+    assert values(reader)["level"] == [1]
+    gauge.set(3)
+    reentry.by_itself(gauge.set, 4)
+    reentry.catch_up()
+    assert values(reader)["level"] == [4]

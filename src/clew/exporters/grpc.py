@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import weakref
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
 from clew.exporters.road import Answer
 from clew.settings import OtlpSettings
+from clew.weak import WeakCollection
 
 _SERVICES = {
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
@@ -64,7 +64,7 @@ _FORKED = (
 _PAUSE_SECONDS = (0.05, 1.0)
 """How long a fork waits for a call to end by itself, and then for one that was cut off."""
 
-_transports: weakref.WeakSet[GrpcTransport] = weakref.WeakSet()
+_transports: WeakCollection[GrpcTransport] = WeakCollection()
 _broken = False
 
 
@@ -166,12 +166,12 @@ class GrpcTransport:
 
 
 def _before_fork() -> None:
-    for transport in list(_transports):
+    for transport in _transports:
         transport.pause()
 
 
 def _after_in_parent() -> None:
-    for transport in list(_transports):
+    for transport in _transports:
         transport.resume()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from weakref import WeakSet
 
 from clew.hosts import Target
+from clew.locks import renew_in_child
 from clew.request import policy
 from clew.task_runs import (
     TaskRun,
@@ -53,7 +54,8 @@ _IMPORTERS = ("celery.app.trace", "celery.worker.consumer.consumer")
 
 _MARK = "_clew_original"
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+renew_in_child(globals(), "_lock")
 _is_on = False
 _send_task: Any = _celery.Celery.send_task
 _build_tracer: Any = _trace.build_tracer

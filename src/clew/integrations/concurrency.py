@@ -19,6 +19,7 @@ from typing import Any
 
 from opentelemetry.context import Context, attach, get_current
 
+from clew.locks import renew_in_child
 from clew.request import cell_in, request, request_id, with_cell
 
 __all__ = ["instrument", "uninstrument"]
@@ -38,7 +39,8 @@ _PROCESSES = ("multiprocessing.context", "multiprocessing.process")
 
 _POOL_METHODS = ("apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered")
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+renew_in_child(globals(), "_lock")
 _originals: dict[tuple[type, str], Any] = {}
 
 

@@ -10,7 +10,6 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
-from threading import Lock
 from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
 from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
 from opentelemetry.semconv.schemas import Schemas
 
-from clew import pipeline
+from clew import pipeline, reentry
 from clew.__about__ import __version__
 from clew.diagnostics import count, say_once
 from clew.failures import error_type_of
@@ -51,12 +50,11 @@ Record = Callable[[float, Mapping[str, str | int], Context | None], None]
 class HttpInstruments:
     """The two instruments of one scope, made anew for each pipeline that measurements go to."""
 
-    __slots__ = ("_lock", "_made", "_scope")
+    __slots__ = ("_made", "_scope")
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
         self._made: tuple[Pipeline, Record, Record] | None = None
-        self._lock = Lock()
 
     def get(self) -> tuple[Pipeline, Record, Record] | None:
         """Return the current pipeline, and what durations and active requests are told; None where nothing is."""
@@ -65,10 +63,9 @@ class HttpInstruments:
             return None
         made = self._made
         if made is None or made[0] is not current:
-            with self._lock:
-                made = self._made
-                if made is None or made[0] is not current:
-                    self._made = made = self._make(current)
+            if reentry.is_inside():
+                return None
+            self._made = made = self._make(current)  # two threads at a time make the same
         return made
 
     def _make(self, current: Pipeline) -> tuple[Pipeline, Record, Record]:

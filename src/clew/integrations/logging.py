@@ -33,6 +33,7 @@ from clew.canonical import LOGGER as CANONICAL
 from clew.diagnostics import count, say_once
 from clew.integrations.holding import Later, is_taken, size_of
 from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
+from clew.locks import renew_in_child
 from clew.request import policy, remembered_request_id, request_id
 
 SERVER_LOGGERS = frozenset(
@@ -269,7 +270,8 @@ def _event(event: dict[Any, Any]) -> dict[Any, Any]:
     return {key: value if str(key).startswith("_") else snapshot(value) for key, value in event.items()}
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+renew_in_child(globals(), "_lock")
 _installed: LogHandler | None = None
 _original = logging.Logger.callHandlers
 

@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
-from clew import pipeline
+from clew import pipeline, reentry
 from clew.__about__ import __version__
 from clew.diagnostics import count, say_once
 from clew.integrations.http_metrics import BOUNDS
@@ -42,6 +42,8 @@ class RpcInstrument:
                 return None
             made = self._made
             if made is None or made[0] is not current:
+                if reentry.is_inside():
+                    return None
                 histogram = current.meter_provider.get_meter(self._scope, __version__).create_histogram(
                     RPC_SERVER_CALL_DURATION,
                     unit="s",

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
+from clew.locks import renew_in_child
 from clew.request import policy
 from clew.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
 
@@ -31,7 +32,8 @@ _Worker: Any = next(
     kind for kind in import_module("rq.worker").Worker.__mro__ if "perform_job" in vars(kind)
 )  # the class that has the method, below which are all the others
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+renew_in_child(globals(), "_lock")
 _own: dict[str, Any] = _Job.__dict__
 _create: Callable[..., Any] = _own["create"].__func__
 _perform: Callable[..., Any] = _Job.perform

@@ -35,7 +35,7 @@ def limited(record: Record, name: str, limit: int = sdk.CARDINALITY_LIMIT) -> Re
     if sdk.HAS_CARDINALITY_LIMIT:
         return record
     known: set[Key] = set()
-    lock = threading.Lock()
+    lock = threading.RLock()  # the handler of a signal may measure in the middle
 
     def fits(attributes: Attributes | None) -> bool:
         key = key_of(clean(attributes or {}))

@@ -14,6 +14,7 @@ from opentelemetry.metrics import MeterProvider
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
+from clew.metrics import sdk
 
 if TYPE_CHECKING:
     from clew.metrics.sharded import ShardedInstrument
@@ -74,6 +75,8 @@ class PortableRecorder:
     """Records by plain OpenTelemetry instruments, so under any MeterProvider."""
 
     def __init__(self, provider: MeterProvider) -> None:
+        self._provider = provider
+        sdk.guard(provider)
         meter = provider.get_meter("clew", __version__)
         self.duration = meter.create_histogram(
             "operation.duration",
@@ -93,7 +96,8 @@ class PortableRecorder:
         """Return None: every instrument is recorded into as it is."""
 
     def renewed(self) -> PortableRecorder:
-        """Return this one: it keeps nothing itself."""
+        """Return this one, which keeps nothing itself."""
+        sdk.renew_locks(self._provider)
         return self
 
 

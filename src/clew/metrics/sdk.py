@@ -25,8 +25,14 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
 - ``MeterProvider._sdk_config`` with ``exemplar_filter`` and ``views``: to say once what a provider lacks that the
   application built (without: nothing is said), and to give request IDs to one that a configuration file describes
   (without: it has none, which is said once).
-- ``MeterProvider._meters`` and ``Meter._instrument_registration_lock``: a lock that another thread of the parent held
-  during the fork. Without: it is left as it is.
+- ``MeterProvider._lock``, ``_meter_lock`` and ``_meters``, ``Meter._instrument_registration_lock``,
+  ``_instrument_ids_lock``, ``_instrument_ids`` and ``_instrument_id_instrument``; of the storages
+  ``_instrument_view_instrument_matches``, ``_attributes_aggregation``, ``_reservoir`` and each one's ``_lock``; and the
+  locks that classes and modules have (`_renew_shared_locks`): locks that another thread of the parent held during the
+  fork, and what it was doing. Without: they are left as they are.
+- ``consume_measurement`` and ``collect`` of ``MeterProvider._measurement_consumer``, and the names of the modules in
+  `_ENTERED_ONCE`: so that a signal handler or a finalizer that measures in the middle of the SDK's work waits for its
+  end. Without: it may wait for itself.
 - ``View._aggregation_cardinality_limit``: to tell whether the SDK limits attribute sets itself. Without: `clew` does,
   for its own instruments.
 - ``LoggerProvider._multi_log_record_processor`` with ``_log_record_processors``: to put the request ID on log records
@@ -40,11 +46,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics
+from opentelemetry import _logs, metrics, trace
 from opentelemetry.metrics import MeterProvider as ApiMeterProvider
 from opentelemetry.sdk.metrics import ExemplarFilter, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
@@ -65,6 +73,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
+from clew import reentry
 from clew.diagnostics import say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 
@@ -74,6 +83,12 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:  # not imported here, since `import clew` is to be quick
     from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
 
+
+_ENTERED_ONCE = (
+    "opentelemetry.sdk.metrics._internal",
+    "opentelemetry.sdk.metrics._internal.measurement_consumer",
+)
+reentry.MODULES.update(_ENTERED_ONCE)
 
 CARDINALITY_LIMIT = 2_000
 """How many attribute sets an instrument has by the specification's default."""
@@ -180,18 +195,98 @@ class _Listener:
 
 def restart_metrics_in_child(provider: MeterProvider, identity: Resource) -> None:
     """Let every instrument of a forked child's provider count from zero, with the child's own attributes."""
+    renew_locks(provider)
     try:
         consumer: Any = provider._measurement_consumer
         provider._sdk_config.resource = provider._sdk_config.resource.merge(identity)
-        consumer._lock = threading.Lock()
         for reader in list(consumer._reader_storages):
             consumer.add_metric_reader(reader)  # gives the reader a storage, and all locks in it, anew
     except AttributeError as error:
         say_once("fork", "A forked child could not begin from zero, the SDK has changed: %s", error)
-    meters: Any = getattr(provider, "_meters", {})
+
+
+def renew_locks(provider: ApiMeterProvider, *, with_storages: bool = True) -> None:
+    """Renew the locks of a provider of the SDK's in a forked child: whoever had one in the parent is not there.
+
+    What was half done there is undone: an instrument that was registered and not made yet. The storages may be left
+    out where they are about to be made anew.
+    """
+    consumer: Any = getattr(provider, "_measurement_consumer", None)
+    meters: dict[Any, Any] = getattr(provider, "_meters", {})
+    for one in (provider, consumer, *meters.values()):
+        _renew(one)
     for meter in meters.values():
-        if hasattr(meter, "_instrument_registration_lock"):
-            meter._instrument_registration_lock = threading.Lock()
+        made: dict[str, Any] = getattr(meter, "_instrument_id_instrument", {})
+        registered: dict[str, Any] = getattr(meter, "_instrument_ids", {})
+        for identity in registered.keys() - made.keys():
+            del registered[identity]
+    storages: dict[Any, Any] = getattr(consumer, "_reader_storages", {})
+    for reader, storage in storages.items():
+        _renew(reader)
+        for one in _parts(storage) if with_storages else ():
+            _renew(one)
+
+
+def _parts(storage: Any) -> Iterator[Any]:
+    yield storage
+    for matches in getattr(storage, "_instrument_view_instrument_matches", {}).values():
+        for match in matches:
+            yield match
+            for aggregation in getattr(match, "_attributes_aggregation", {}).values():
+                yield aggregation
+                yield getattr(aggregation, "_reservoir", None)
+
+
+_LOCKS = ("_lock", "_meter_lock", "_instrument_registration_lock", "_instrument_ids_lock")
+_LOCK_TYPES = (type(threading.Lock()), type(threading.RLock()))
+
+
+def _renew(one: Any) -> None:
+    for name in _LOCKS:
+        if isinstance(getattr(one, name, None), _LOCK_TYPES):
+            setattr(one, name, threading.RLock())
+
+
+def _renew_shared_locks() -> None:
+    """Renew in a forked child the locks that no provider has for itself."""
+    MeterProvider._all_metric_readers_lock = threading.RLock()  # type: ignore[assignment]
+    internal: Any = getattr(metrics, "_internal", None)
+    proxy: Any = getattr(internal, "_PROXY_METER_PROVIDER", None)
+    for one in (
+        getattr(internal, "_METER_PROVIDER_SET_ONCE", None),
+        getattr(trace, "_TRACER_PROVIDER_SET_ONCE", None),
+        getattr(getattr(_logs, "_internal", None), "_LOGGER_PROVIDER_SET_ONCE", None),
+        proxy,
+        *getattr(proxy, "_meters", ()),
+    ):
+        _renew(one)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_shared_locks)
+
+
+def guard(provider: ApiMeterProvider) -> None:
+    """Have what is recorded into the SDK's instruments wait where its thread is in the middle of that already.
+
+    For all instruments of the provider, since they share what is half changed then.
+    """
+    consumer: Any = getattr(provider, "_measurement_consumer", None)
+    consume: Any = getattr(consumer, "consume_measurement", None)
+    if consume is None or "consume_measurement" in vars(consumer):  # ours already
+        return
+
+    def consume_guarded(measurement: Any) -> None:
+        if reentry.may_enter():
+            reentry.by_itself(consume, measurement)
+            reentry.catch_up()
+        else:
+            kept = copy.copy(measurement)
+            if measurement.attributes:
+                object.__setattr__(kept, "attributes", dict(measurement.attributes))  # which is the caller's
+            reentry.put_off(partial(consume_guarded, kept))
+
+    consumer.consume_measurement = consume_guarded
 
 
 def update_resource(provider: Any, identity: Resource) -> None:
@@ -307,12 +402,21 @@ def join(
     if consumer is None or set_callback is None or not hasattr(consumer, "collect"):
         return False
 
-    def collect_both(reader: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
+    def collect_both(reader: MetricReader, timeout_millis: float) -> MetricsData | None:
         data: MetricsData | None = consumer.collect(reader, timeout_millis=timeout_millis)
         metrics = collect(reader)
         return _with_metrics(data, metrics, provider._sdk_config.resource) if metrics else data
 
-    set_callback(collect_both)
+    def collect_by_itself(reader: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
+        if reentry.is_inside():  # what interrupts a collection, or the SDK elsewhere, can have none of its own
+            return None
+        reentry.catch_up()
+        try:
+            return reentry.by_itself(collect_both, reader, timeout_millis)  # type: ignore[no-any-return]
+        finally:
+            reentry.catch_up()
+
+    set_callback(collect_by_itself)
     return True
 
 

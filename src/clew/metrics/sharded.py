@@ -71,6 +71,10 @@ class ShardedInstrument:
         blank = [NEVER if keeps_nothing else -NEVER] * (len(self.bounds) + 1)
         return Layout(self.bounds, blank, _keep_nothing if keeps_nothing else _keeping(exemplar_filter, blank))
 
+    def serves(self, reader: MetricReader) -> bool:
+        """Tell whether the streams of a reader are planned."""
+        return reader in self._streams
+
     def serve_another(self, reader: MetricReader) -> None:
         """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
         plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
@@ -196,8 +200,9 @@ class ShardedRecorder:
 
     def __init__(self, provider: ShardedMeterProvider) -> None:
         self._provider = provider
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._instruments: list[ShardedInstrument] = []
+        self._made: dict[Any, ShardedInstrument] = {}
         self._operations: tuple[ShardedInstrument, _RunningOperations] | None = None
 
     def serve(self, portable: PortableRecorder) -> bool:
@@ -217,13 +222,23 @@ class ShardedRecorder:
         return None if self._operations is None else ShardedOperation(self._operations[0], attributes)
 
     def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
-        """Return one of the user's instruments in shards; None where it has to be recorded into as it is."""
+        """Return one of the user's instruments in shards, always the same; None where it is recorded into as it is.
+
+        No lock is taken: a thread that is in the middle of a collection may come here.
+        """
+        found = self._made.get(instrument)
+        if found is not None:
+            return found
         sharded = ShardedInstrument(self._provider, instrument, bounds)
-        with self._lock:
-            if not sharded.serve(sdk.readers_of(self._provider)):
-                return None
+        if not sharded.serve(sdk.readers_of(self._provider)):
+            return None
+        found = self._made.setdefault(instrument, sharded)
+        if found is sharded:
             self._instruments.append(sharded)
-        return sharded
+            for reader in sdk.readers_of(self._provider):  # one that was added meanwhile
+                if not sharded.serves(reader):
+                    sharded.serve_another(reader)
+        return found
 
     def serve_another(self, reader: MetricReader) -> None:
         """Serve a reader that is added later."""
@@ -324,4 +339,5 @@ class OwnRecorder:
 
     def renewed(self) -> OwnRecorder:
         """Return a recorder for a forked child, which the readers are joined to instead of this one."""
+        sdk.renew_locks(self._provider, with_storages=False)
         return OwnRecorder(self._provider)

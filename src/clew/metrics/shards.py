@@ -304,19 +304,37 @@ class _Lease:
 
 
 class SeriesLocal(threading.local):
-    """The shard of one series in each thread."""
+    """The shard of one series in each thread.
+
+    It is made where it is asked for, since `__init__` would be interrupted in each thread by what asks for it too.
+    """
+
+    __slots__ = ("_series",)  # which all threads share
+
+    shard: Shard
 
     def __init__(self, series: Series) -> None:
-        self._lease = _Lease()
-        self.shard = self._lease.add(series)
+        self._series = series
+
+    def __getattr__(self, name: str) -> Shard:
+        if name != "shard":
+            raise AttributeError(name)
+        lease: _Lease = self.__dict__.setdefault("_lease", _Lease())
+        self.shard = shard = lease.add(self._series)
+        return shard
 
 
 class OperationLocal(threading.local):
-    """The shards of many series in each thread, by whatever they are looked up by."""
+    """The shards of many series in each thread, by whatever they are looked up by; made as `SeriesLocal` is."""
 
-    def __init__(self) -> None:
-        self._lease = _Lease()
-        self.shards: dict[Any, Any] = {}
+    _lease: _Lease
+    shards: dict[Any, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "shards":
+            raise AttributeError(name)
+        self.__dict__.setdefault("_lease", _Lease())
+        return self.__dict__.setdefault("shards", {})
 
     def lease(self, series: Series) -> Shard:
         """Return one more shard of a series for the calling thread."""
