@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clew.diagnostics import count, say_once
@@ -29,6 +30,8 @@ class Following:
     __slots__ = ("canonical", "holding")
 
     def __init__(self, *, holding: Holding | None, canonical: bool) -> None:
+        if canonical:
+            import_module("clew.canonical")  # now, since whoever interrupted that later would find it half done
         self.holding = holding
         self.canonical = canonical
 

@@ -67,14 +67,15 @@ class Held:
 
     Attributes:
         is_kept: What was decided: None as long as nothing is.
+        is_left_to_enclosing: Whether that one decides.
     """
 
-    __slots__ = ("_enclosing", "_holding", "_is_left_to_enclosing", "_started", "is_kept", "records", "size")
+    __slots__ = ("_enclosing", "_holding", "_started", "is_kept", "is_left_to_enclosing", "records", "size")
 
     def __init__(self, holding: Holding, *, is_kept: bool | None, enclosing: Held | None = None) -> None:
         self._holding = holding
         self._enclosing = enclosing
-        self._is_left_to_enclosing = False
+        self.is_left_to_enclosing = False
         self._started = time.monotonic()
         self.is_kept = is_kept
         self.records: OrderedDict[int, _Record] = OrderedDict()
@@ -91,7 +92,7 @@ class Held:
             self._keep_all()
         if level >= logging.WARNING or not self._holding.is_open:
             return False
-        if self._is_left_to_enclosing and self._enclosing is not None:
+        if self.is_left_to_enclosing and self._enclosing is not None:
             return self._enclosing.takes(level, render)
         if self.is_kept is None and time.monotonic() - self._started > self._holding.slow:
             self.decide(is_kept=True)
@@ -108,7 +109,7 @@ class Held:
 
     def decide(self, *, is_kept: bool) -> None:
         """Let the records go, or drop them; the first decision counts."""
-        if self.is_kept is None and not self._is_left_to_enclosing:
+        if self.is_kept is None and not self.is_left_to_enclosing:
             send(self._holding.decide(self, is_kept))
             self._holding.decide_on_asked()
 
@@ -119,7 +120,7 @@ class Held:
     def in_charge(self) -> Held:
         """Return what holds the records that come now: this one, or an enclosing one that it has been left to."""
         held = self
-        while held._is_left_to_enclosing and held._enclosing is not None:
+        while held.is_left_to_enclosing and held._enclosing is not None:
             held = held._enclosing
         return held
 
@@ -129,7 +130,7 @@ class Held:
         if enclosing is None or enclosing.is_kept is False:
             return None
         self._enclosing = enclosing
-        self._is_left_to_enclosing = True
+        self.is_left_to_enclosing = True
         return enclosing
 
 
@@ -250,13 +251,19 @@ class Holding:
         return removed if is_kept else [], 0
 
     def decide_on_asked(self) -> None:
-        """Decide on what could not be decided on while this thread was in the middle of a change."""
-        while self._asked and not self._is_busy:
+        """Decide on what could not be decided on while this thread was in the middle of a change.
+
+        Not on what is asked for meanwhile: where each decision makes another one needed there would be no end.
+        """
+        for _ in range(len(self._asked)):
+            if self._is_busy:
+                return
             try:
                 held, is_kept = self._asked.popleft()
             except IndexError:  # another thread was quicker
                 return
-            held.decide(is_kept=is_kept)
+            if not held.is_left_to_enclosing:
+                send(self.decide(held, is_kept))
 
     def _hand_over(self, records: list[_Record], enclosing: Held) -> int:
         """Let the enclosing entry hold what another one has held, in order; returns how many had to be dropped."""

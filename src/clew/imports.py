@@ -11,6 +11,7 @@ import copy
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
@@ -31,9 +32,22 @@ def after_import(name: str, callback: Callback) -> None:
     """
     _callbacks.setdefault(name, []).append(callback)
     _install()
-    module = sys.modules.get(name)
-    if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+    module = imported(name)
+    if module is not None:
         _call(name, module, callback)
+    elif name in sys.modules and name not in _followed:  # it was found before anybody waited for it
+        _late.append((name, callback))
+
+
+def imported(name: str) -> Any:
+    """Return the module of that name, or None where nobody has imported it yet.
+
+    One that is being imported now, by another thread or by the code that this one interrupts, is not there yet either.
+    """
+    module = sys.modules.get(name)
+    if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
+        return None
+    return module
 
 
 def make_code_of(name: str, make: MakeCode | None) -> None:
@@ -49,6 +63,11 @@ _installing = threading.RLock()
 renew_in_child(globals(), "_installing")
 _callbacks: dict[str, list[Callback]] = {}
 _makers: dict[str, MakeCode] = {}
+_followed: set[str] = set()
+"""The names whose import calls what waits for it."""
+
+_late: list[tuple[str, Callback]] = []
+"""What waits for modules whose import had begun before; called when another module is looked for after that."""
 
 
 def _install() -> None:
@@ -63,6 +82,8 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if _late:
+            _call_late()
         callbacks, make = _callbacks.get(name), _makers.get(name)
         if callbacks is None and make is None:
             return None
@@ -73,6 +94,7 @@ class _Finder:
                     spec.loader = _with_code(spec.loader, make)
                 if callbacks is not None:
                     spec.loader = _with_callbacks(spec.loader, name, callbacks)
+                    _followed.add(name)
             except Exception as error:
                 say_once(
                     ("import", name), "The import of %s cannot be followed: %s: %s", name, type(error).__name__, error
@@ -119,6 +141,16 @@ def _with_callbacks(loader: Any, name: str, callbacks: list[Callback]) -> Any:
     changed = _copied(loader)
     changed.exec_module = exec_module
     return changed
+
+
+def _call_late() -> None:
+    for late in list(_late):
+        module = imported(late[0])
+        if module is not None or late[0] not in sys.modules:
+            with suppress(ValueError):  # another thread was quicker
+                _late.remove(late)
+                if module is not None:
+                    _call(late[0], module, late[1])
 
 
 def _call(name: str, module: ModuleType, callback: Callback) -> None:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from clew.diagnostics import say_once
+from clew.imports import imported
 from clew.weak import WeakCollection
 
 _SLACK = 0.5
@@ -156,7 +157,7 @@ def _attend_multiprocessing(mortal: Mortal) -> None:
     The module is not imported for it: a process that is no child of its kind has no need of it, and a child asks again
     after its fork. A child clears all finalizers when it begins to run, then calls what is registered for that moment.
     """
-    util: Any = sys.modules.get("multiprocessing.util")
+    util = imported("multiprocessing.util")
     if util is None:
         return
     if mortal not in _told_multiprocessing:
@@ -175,7 +176,7 @@ def _end_with_child(mortal: Any) -> None:
 
 def is_multiprocessing_child() -> bool:
     """Tell whether `multiprocessing` has started this process, by whatever method."""
-    process: Any = sys.modules.get("multiprocessing.process")
+    process = imported("multiprocessing.process")
     if process is None:
         return False
     if process.parent_process() is not None:

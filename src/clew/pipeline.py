@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -72,6 +73,7 @@ class Pipeline:
         self.block_links: dict[str, Link | None] = {}
         """The short way for blocks, by name; None where there is none."""
         _export_events(meter_provider)
+        _import_all_that_measures()
 
     def renewed(self) -> Pipeline:
         """Return a pipeline like this one, into which nothing has been recorded and no operation has begun."""
@@ -235,6 +237,12 @@ ours: weakref.WeakSet[Any] = weakref.WeakSet()
 """The providers that `configure()` has built; OpenTelemetry's global ones stay the first of them."""
 
 _observed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _import_all_that_measures() -> None:
+    """Import what code that is measured imports later; whoever interrupted it then would find a module half done."""
+    for module in ("clew.links", "clew.metrics.limits"):
+        import_module(module)
 
 
 def _export_events(provider: MeterProvider) -> None:

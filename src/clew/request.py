@@ -10,7 +10,6 @@ import functools
 import inspect
 import os
 import re
-import sys
 import threading
 import time
 import weakref
@@ -18,11 +17,13 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast, overload
 
-from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry.context import Context, create_key, get_current
 
 from clew import entries
+from clew.binding import bind
 from clew.diagnostics import count, say_once
 from clew.failures import NOTHING_EXPECTED, Checked, failure
+from clew.imports import imported
 from clew.untrusted import class_name, text_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -141,7 +142,7 @@ def _current_task() -> object | None:
     """Return the running asyncio task, or None outside one."""
     global _asyncio
     if _asyncio is None:
-        _asyncio = sys.modules.get("asyncio")  # where nobody has imported it, nothing runs in it
+        _asyncio = imported("asyncio")  # where nobody has imported it, nothing runs in it
         if _asyncio is None:
             return None
     loop = _asyncio._get_running_loop()
@@ -161,7 +162,7 @@ class _Keepers:
     __slots__ = ("_tasks", "_threads")
 
     def __init__(self, owner_thread: int, owner_task: int) -> None:
-        asyncio = sys.modules.get("asyncio")
+        asyncio = imported("asyncio")
         loop = None if asyncio is None else asyncio._get_running_loop()
         tasks: set[Any] = set() if asyncio is None or loop is None else asyncio.all_tasks(loop)
         self._tasks = weakref.WeakSet(task for task in tasks if id(task) != owner_task)
@@ -178,9 +179,7 @@ class _Keepers:
 
 
 def _pool_threads() -> set[threading.Thread]:
-    from concurrent.futures import thread as pool
-
-    return set(getattr(pool, "_threads_queues", ()))
+    return set(getattr(imported("concurrent.futures.thread"), "_threads_queues", ()))
 
 
 class RequestCell:
@@ -245,8 +244,16 @@ class RequestCell:
 
 def cell_in(context: Context) -> RequestCell | None:
     """Return the cell of the request that `context` belongs to, for the task or thread that asks."""
+    if _unbound:
+        for unbound in reversed(_unbound):
+            if unbound.is_owned():
+                return unbound
     cell = cast("RequestCell | None", context.get(REQUEST_KEY))
     return cell if cell is None or cell._keepers is None else cell.live()  # pyright: ignore[reportPrivateUsage]
+
+
+_unbound: list[RequestCell] = []
+"""The requests that were entered while the garbage collector was at work, where nothing can be bound, and not left."""
 
 
 def request_id_in(context: Context) -> str | None:
@@ -322,19 +329,29 @@ class Request:
         if entries.current is not None:
             cell.follow()
         within = with_cell(cell, before)
-        attach(within)
         self._entries.append((cell, before, within))
+        try:
+            enter(cell, within)
+        except BaseException:  # of a signal's handler, in the middle
+            leave(*self._entries.pop())
+            raise
         return name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        cell, before, within = self._entries.pop()
-        if error is not None:
-            remember(error, cell.request_id)
-        if cell.entry is not None:
-            cell.end(failure_of(error))
-        leave(cell, before, within)
+        try:
+            cell, before, within = self._entries[-1]
+            if error is not None:
+                remember(error, cell.request_id)
+            if cell.entry is not None:
+                cell.end(failure_of(error))
+            leave(cell, before, within)
+        except BaseException:  # of a signal's handler, in the middle
+            leave(*self._entries[-1])
+            raise
+        finally:
+            del self._entries[-1]
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -370,21 +387,29 @@ class Request:
         return call
 
 
+def enter(cell: RequestCell, within: Context) -> None:
+    """Enter the request of `cell`, to which `within` belongs."""
+    if not bind(within):
+        _unbound.append(cell)
+
+
 def leave(cell: RequestCell, before: Context, within: Context) -> None:
     """Leave the request of `cell`, which was entered by attaching `within` over `before`.
 
     Never by a detach token: blocks may be left out of order, or in another task than they were entered in, and a token
     then fails, or brings an ended request back.
     """
+    if _unbound and cell in _unbound:
+        _unbound.remove(cell)
     current = get_current()
     if current is within and cell.is_owned():
         found = cast("RequestCell | None", before.get(REQUEST_KEY))
-        attach(before if found is None or found.live() is found else with_cell(found.live(), before))
-        cell.outlive_outer()
-        return
+        if bind(before if found is None or found.live() is found else with_cell(found.live(), before)):
+            cell.outlive_outer()
+            return
     cell.leave_behind()
     if current.get(REQUEST_KEY) is cell:
-        attach(with_cell(cell.live(), current))
+        bind(with_cell(cell.live(), current))
 
 
 @overload

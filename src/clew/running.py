@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_span_in_context
 
 from clew.attributes import Key, Value, clean, key_of
+from clew.binding import Variable, bind
 from clew.diagnostics import count, say_once
 from clew.failures import OTHER, Checked, failure, reason_of
 from clew.request import RequestCell, cell_in
@@ -95,11 +95,10 @@ class Run:
             return
         before = get_current()
         within = set_span_in_context(self.span, before)
-        if keeps_context:  # the steps of a generator run in the Context of whoever asks for them
+        if keeps_context or not bind(within):  # the steps of a generator run in the Context of whoever asks for them
             self._context = within
         else:
             self._before, self._within = before, within
-            attach(within)
 
     # what the code inside tells
 
@@ -214,7 +213,7 @@ class Run:
             _without_span(self._name, trouble)
         finally:
             if self._within is not None and get_current() is self._within and self._before is not None:
-                attach(self._before)
+                bind(self._before)
             try:
                 span.end()
             except Exception as trouble:  # of a span processor
@@ -267,7 +266,7 @@ class _Followed:
             _innermost.set(self._around)
 
 
-_innermost: ContextVar[_Followed | None] = ContextVar("clew-operation", default=None)
+_innermost: Variable[_Followed] = Variable("clew-operation")
 
 
 def _followed(name: str, *, is_generator: bool) -> _Followed | None:

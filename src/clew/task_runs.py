@@ -7,18 +7,19 @@ that is configured (``X-Request-ID``), and when it was sent under `SENT_AT`.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, get_current
 
 from clew import lifetime
+from clew.binding import bind
 from clew.diagnostics import count, say_once
 from clew.failures import Checked
 from clew.hosts import Target, is_allowed
+from clew.imports import imported
 from clew.instruments import histogram
 from clew.measure import LONGEST_NAME, measure
 from clew.request import (
@@ -26,6 +27,7 @@ from clew.request import (
     RequestCell,
     accept,
     cell_in,
+    enter,
     failure_of,
     leave,
     new_request_id,
@@ -96,7 +98,11 @@ class TaskRun:
         self._within = with_cell(self._cell, before)
 
     def __enter__(self) -> TaskRun:
-        attach(self._within)
+        try:
+            enter(self._cell, self._within)
+        except BaseException:  # of a signal's handler, in the middle
+            leave(self._cell, self._before, self._within)
+            raise
         return self
 
     def __exit__(
@@ -111,7 +117,7 @@ class TaskRun:
         leave(self._cell, before, self._within)
         if not is_clean:  # a handler has left a Context of its own; this one was there before all of them
             found = cell_in(before)
-            attach(before if found is before.get(REQUEST_KEY) else with_cell(found, before))
+            bind(before if found is before.get(REQUEST_KEY) else with_cell(found, before))
 
     def call(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
         """Call the task's body inside its request, whatever Context is current by now, and measure it."""
@@ -120,7 +126,7 @@ class TaskRun:
         if cell is not self._cell:
             if cell is not None and cell.request_id is None:  # bound by a propagator that was told no ID
                 cell.request_id = self.request_id
-            attach(with_cell(self._cell, around))
+            bind(with_cell(self._cell, around))
         try:
             self._record_time_in_queue()
             if _is_measured_by_name(self._name):
@@ -131,7 +137,7 @@ class TaskRun:
             remember(error, self.request_id)
             raise
         finally:
-            attach(around)
+            bind(around)
 
     def _record_time_in_queue(self) -> None:
         if self._due_at is None:
@@ -144,7 +150,7 @@ class TaskRun:
 
 def _is_measured_by_name(operation: str) -> bool:
     """Tell whether ``CLEW_MEASURE`` has the task's function measured under the very name of the task."""
-    by_name = sys.modules.get("clew.by_name")  # imported only where something is to be measured by name
+    by_name = imported("clew.by_name")  # imported only where something is to be measured by name
     return by_name is not None and by_name.measures(operation)
 
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from opentelemetry.context import attach, detach
+from opentelemetry.context import get_current
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricReader, MetricsData
 
+from clew.binding import bind
 from clew.delivery.destination import Destination, Kind, Stakes, count_lost
 from clew.delivery.exporting import PunctualExporter, close_exporter, hurry_exporter, label_of, restart_exporter
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
@@ -185,8 +186,9 @@ class PeriodicReader(MetricReader):
         number = count_points(metrics_data)
         if not number:
             return
-        token = attach(delivery_context())
+        before = get_current()
         try:
+            bind(delivery_context())
             with self._sending:
                 batch = metrics_data if self._zeros is None else add_zeros(self._zeros, metrics_data)
                 self._in_hand = number
@@ -195,7 +197,7 @@ class PeriodicReader(MetricReader):
                 )
                 self._in_hand = 0
         finally:
-            detach(token)
+            bind(before)
 
     def _export(self, data: MetricsData, timeout: float) -> Any:
         if isinstance(self._exporter, PunctualExporter):

@@ -13,11 +13,11 @@ from typing import Literal
 from opentelemetry.context import (
     _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
     Context,
-    attach,
-    detach,
+    get_current,
     set_value,
 )
 
+from clew.binding import bind
 from clew.diagnostics import say_once
 
 Occasion = Literal["interval", "full", "flush", "close"]
@@ -139,7 +139,7 @@ class Worker:
         self._orders.put(self._last)
 
     def _run(self) -> None:
-        attach(delivery_context())
+        bind(delivery_context())
         following = time.monotonic() + self._interval
         while True:
             order: Order | None = None
@@ -159,12 +159,13 @@ class Worker:
                 self._do(occasion, time.monotonic() + self._timeout)
 
     def _obey(self, order: Order) -> None:
-        token = attach(delivery_context())
+        before = get_current()
         try:
+            bind(delivery_context())
             order.delivered = self._do(order.occasion, order.deadline)
         finally:
             order.done.set()
-            detach(token)
+            bind(before)
 
     def _do(self, occasion: Occasion, deadline: float) -> bool:
         if not self._working.acquire(timeout=max(0.0, deadline - time.monotonic())):

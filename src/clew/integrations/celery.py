@@ -16,12 +16,12 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
+from clew.binding import Variable
 from clew.hosts import Target
 from clew.locks import renew_in_child
 from clew.request import policy
@@ -62,7 +62,7 @@ _build_tracer: Any = _trace.build_tracer
 _wrapped: WeakSet[Any] = WeakSet()
 """The tasks, and classes of tasks, whose body is wrapped."""
 
-_next_body: ContextVar[tuple[Any, TaskRun] | None] = ContextVar("clew-celery-body", default=None)
+_next_body: Variable[tuple[Any, TaskRun]] = Variable("clew-celery-body")
 """The task that this worker is about to run, until its body begins: a task may also be called as a plain function."""
 
 
@@ -149,12 +149,13 @@ def _build_tracer_with_request(name: str, task: Any, *args: Any, **options: Any)
         except Exception as trouble:
             not_handled("run", trouble)
             return tracer(uuid, args, kwargs, request)
-        token = _next_body.set((task, run))
+        before = _next_body.get()
         try:
+            _next_body.set((task, run))
             with run:
                 return tracer(uuid, args, kwargs, request)
         finally:
-            _next_body.reset(token)
+            _next_body.set(before)
 
     return trace_in_request
 

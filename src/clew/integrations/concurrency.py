@@ -17,8 +17,9 @@ from multiprocessing.pool import Pool
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, get_current
 
+from clew.binding import bind
 from clew.locks import renew_in_child
 from clew.request import cell_in, request, request_id, with_cell
 
@@ -94,11 +95,11 @@ class _InContext:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before = get_current()
-        attach(self._context)
         try:
+            bind(self._context)
             return self._function(*args, **kwargs)
         finally:
-            attach(before)
+            bind(before)
 
 
 class _InRequest:
@@ -160,11 +161,11 @@ def _start_process(start: Callable[..., None], process: BaseProcess) -> None:
 def _start_outside(start: Callable[..., None], worker: Any) -> None:
     """Start what serves all in no request: a forked process keeps the Context that it was started in."""
     before = get_current()
-    attach(with_cell(None, before))
     try:
+        bind(with_cell(None, before))
         return start(worker)
     finally:
-        attach(before)
+        bind(before)
 
 
 def _submit_to_thread(

@@ -22,8 +22,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from typing import Any, TypeVar
 
-from opentelemetry.context import attach, get_current
+from opentelemetry.context import get_current
 
+from clew.binding import bind
 from clew.integrations import asgi, wsgi
 from clew.integrations.everywhere import default_of, has_none_by_default, patch
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
@@ -284,14 +285,14 @@ class _Call:
         try:
             while True:
                 before = get_current()
-                attach(within)
                 try:
+                    bind(within)
                     part = next(iterator)
                 except StopIteration:
                     return
                 finally:
                     within = get_current()
-                    attach(before)
+                    bind(before)
                 yield part
         except GeneratorExit:
             raise
@@ -308,14 +309,14 @@ class _Call:
         try:
             while True:
                 before = get_current()
-                attach(within)
                 try:
+                    bind(within)
                     part = await anext(iterator)
                 except StopAsyncIteration:
                     return
                 finally:
                     within = get_current()
-                    attach(before)
+                    bind(before)
                 yield part
         except GeneratorExit:
             raise

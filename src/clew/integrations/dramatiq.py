@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clew.binding import Variable
 from clew.hosts import Target
 from clew.integrations.everywhere import patch
 from clew.request import policy, request_id
@@ -43,7 +43,7 @@ __all__ = ["RequestMiddleware", "instrument_all"]
 
 _MARK = "_clew_original"
 
-_next_body: ContextVar[tuple[str, TaskRun] | None] = ContextVar("clew-dramatiq-body", default=None)
+_next_body: Variable[tuple[str, TaskRun]] = Variable("clew-dramatiq-body")
 """The actor that this thread is about to run, by name, until its function begins: an actor may also be called."""
 
 
@@ -99,12 +99,13 @@ class RequestMiddleware(Middleware):
                 not_handled("run", trouble)
                 process(message)
                 return
-            token = _next_body.set((message.actor_name, run))
+            before = _next_body.get()
             try:
+                _next_body.set((message.actor_name, run))
                 with run:
                     process(message)
             finally:
-                _next_body.reset(token)
+                _next_body.set(before)
 
         setattr(process_in_request, _MARK, process)
         thread.process_message = process_in_request  # type: ignore[method-assign]

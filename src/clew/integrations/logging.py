@@ -20,7 +20,6 @@ import functools
 import logging
 import sys
 import threading
-from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry._logs import LoggerProvider, LogRecord
@@ -29,10 +28,12 @@ from opentelemetry.context import (
     get_current,
 )
 
+from clew.binding import Variable
 from clew.canonical import LOGGER as CANONICAL
 from clew.diagnostics import count, say_once
 from clew.integrations.holding import Later, is_taken, size_of
 from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
+from clew.interruptions import is_called_amid
 from clew.locks import renew_in_child
 from clew.request import policy, remembered_request_id, request_id
 
@@ -52,7 +53,7 @@ _OTHER_HANDLERS = (
     ("opentelemetry.instrumentation.logging.handler", "LoggingHandler"),
 )
 
-_emitting: ContextVar[bool] = ContextVar("clew_emitting", default=False)
+_sending: Variable[bool] = Variable("clew-sending-log")
 
 
 def request_id_of(record: logging.LogRecord) -> str | None:
@@ -122,16 +123,20 @@ class LogHandler(_Unlocked):
     def emit(self, record: logging.LogRecord) -> None:
         """Send `record`, or let its request hold it; never raises, what fails is counted and said once."""
         context = get_current()
-        if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY) or _emitting.get():
+        if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY):
+            return
+        if _sending.get() and not is_called_amid(_IN_THE_MIDDLE):
+            count("log.within_log")
             return
 
         def translated() -> LogRecord:
-            token = _emitting.set(True)
+            before = _sending.get()
             try:
+                _sending.set(True)
                 body = self.formatter.format(record) if self.formatter is not None else None
                 return translate(record, context, request_id_of(record), body)
             finally:
-                _emitting.reset(token)
+                _sending.set(before)
 
         def render() -> Later:
             held = translated()
@@ -144,13 +149,14 @@ class LogHandler(_Unlocked):
             _say_not_sent(trouble)
 
     def _send(self, name: str, record: LogRecord) -> None:
-        token = _emitting.set(True)
+        before = _sending.get()
         try:
+            _sending.set(True)
             self._logger_provider.get_logger(name).emit(record)
         except Exception as trouble:
             _say_not_sent(trouble)
         finally:
-            _emitting.reset(token)
+            _sending.set(before)
 
 
 def _say_not_sent(trouble: Exception) -> None:
@@ -161,6 +167,9 @@ def _say_not_sent(trouble: Exception) -> None:
         type(trouble).__name__,
         trouble,
     )
+
+
+_IN_THE_MIDDLE = LogHandler.emit.__code__
 
 
 class HoldingHandler(_Unlocked):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, cast
 
+from clew.imports import imported
+
 _ASGI = "opentelemetry.instrumentation.asgi"
 _WSGI = "opentelemetry.instrumentation.wsgi"
 FLASK = "opentelemetry.instrumentation.flask"
@@ -134,7 +136,7 @@ def look_inside(app: Any) -> Measurers:
 
 def aiohttp_measures(request: Any) -> Measurers:
     """Tell what contrib's middleware for aiohttp, which is inside of ours, will measure of `request`."""
-    module = sys.modules.get(AIOHTTP)
+    module = imported(AIOHTTP)
     excluded: Any = getattr(module, "_excluded_urls", None)
     if module is None or (excluded is not None and excluded.url_disabled(request.url.path)):
         return Measurers(passes_by=module is not None)

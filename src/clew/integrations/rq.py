@@ -11,10 +11,10 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
+from clew.binding import Variable
 from clew.locks import renew_in_child
 from clew.request import policy
 from clew.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
@@ -39,7 +39,7 @@ _create: Callable[..., Any] = _own["create"].__func__
 _perform: Callable[..., Any] = _Job.perform
 _perform_job: Callable[..., Any] = _Worker.perform_job
 
-_next_body: ContextVar[tuple[Any, TaskRun] | None] = ContextVar("clew-rq-body", default=None)
+_next_body: Variable[tuple[Any, TaskRun]] = Variable("clew-rq-body")
 """The job that this worker is about to perform, until that begins."""
 
 
@@ -84,12 +84,13 @@ def _perform_job_in_request(self: Any, job: Any, /, *args: Any, **options: Any) 
     try:
         if run is None:
             return _perform_job(self, job, *args, **options)
-        token = _next_body.set((job, run))
+        before = _next_body.get()
         try:
+            _next_body.set((job, run))
             with run:
                 return _perform_job(self, job, *args, **options)
         finally:
-            _next_body.reset(token)
+            _next_body.set(before)
     finally:
         if getattr(self, "is_horse", False):
             end_process()

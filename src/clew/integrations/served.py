@@ -6,7 +6,7 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, get_current
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_RESPONSE_STATUS_CODE,
@@ -20,6 +20,7 @@ from clew.integrations.http_metrics import known_method
 from clew.propagator import CARRIER_KEY, CarrierCell, RawHeaders, bound_cell
 from clew.request import (
     cell_in,
+    enter,
     leave,
     policy,
     remember,
@@ -58,7 +59,11 @@ class Served:
         if carrier is not None:
             carrier[CARRIER_KEY] = cell
         self._within = within = with_cell(cell, before)
-        attach(within)
+        try:
+            enter(cell, within)
+        except BaseException:  # of a signal's handler, in the middle
+            leave(cell, before, within)
+            raise
 
     @property
     def route(self) -> str | None:

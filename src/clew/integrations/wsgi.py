@@ -13,8 +13,9 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, get_current
 
+from clew.binding import bind
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.served import Served, is_served
@@ -231,7 +232,7 @@ class _Call:
         before = get_current()
         is_here = before is self._after_step
         if not is_here:
-            attach(self._after_step)
+            bind(self._after_step)
         self._served.wait(False)
         try:
             return next(iterator)
@@ -239,7 +240,7 @@ class _Call:
             self._served.wait(True)
             self._after_step = get_current()
             if not is_here:
-                attach(before)
+                bind(before)
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""
