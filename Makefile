@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format bench docs test-contrib test-pythons parts collector installed-for-tests clean
+.PHONY: help demo test quick lint format bench docs test-contrib test-pythons parts collector prometheus3 debian-parts installed-for-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,9 +48,15 @@ bench: $(BENCH_VENV)/installed ## what a measured call costs, against the same b
 test-pythons: ## the tests that need no real parts, on every other Python version found here; 3.14 is brought (root on Debian)
 	parts/test-pythons.sh
 
-parts: collector ## brings what the end-to-end tests need: the Collector (needs Go), Prometheus and redis-server (from Debian)
+parts: ## brings what the end-to-end tests need: the Collector and Prometheus 3 (need Go), Prometheus and redis-server (from Debian)
+	$(MAKE) --no-print-directory -j 3 collector prometheus3 debian-parts # compiling waits for the network at times
+
+debian-parts:
 	parts/prometheus.sh
 	parts/redis.sh
+
+prometheus3: ## builds Prometheus 3, which takes OTLP itself, into build/
+	parts/prometheus3.sh
 
 collector: ## builds the OpenTelemetry Collector of collector-config/builder.yaml into build/
 	parts/collector.sh

@@ -89,6 +89,12 @@ def prometheus_binary(name: str = "prometheus") -> str:
     return shutil.which(name) or shutil.which(name, path=str(unpacked)) or _missing(name)
 
 
+def prometheus3_binary() -> str:
+    """The Prometheus 3 that `make parts` built, else a skip or, in CI, a failure."""
+    built = ROOT / "build" / "prometheus3" / "prometheus"
+    return str(built) if built.exists() else _missing("Prometheus 3")
+
+
 def _missing(part: str) -> str:
     sentence = f"{part} is not on this machine: run `make parts`"
     if os.environ.get("CI"):
@@ -188,11 +194,23 @@ class Collector(Program):
 
 
 class Prometheus(Program):
-    """The real Prometheus: takes remote writes, keeps exemplars, scrapes `scrape` ("host:port" each) every second."""
+    """The real Prometheus: takes remote writes, keeps exemplars, scrapes `scrape` ("host:port" each) every second.
 
-    def __init__(self, directory: Path, *, port: int | None = None, scrape: Sequence[str] = ()) -> None:
+    Where it `takes_otlp` it is Prometheus 3, else whichever is here; `otlp` is laid into its configuration for that.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        scrape: Sequence[str] = (),
+        takes_otlp: bool = False,
+        otlp: Mapping[str, Any] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.otlp_url = f"{self.url}/api/v1/otlp/v1/metrics"
         self.remote_write_url = f"{self.url}/api/v1/write"
         directory.mkdir(parents=True, exist_ok=True)
         jobs = [
@@ -204,14 +222,18 @@ class Prometheus(Program):
             }
         ]
         configuration = directory / "prometheus.yml"
-        configuration.write_text(json.dumps({"scrape_configs": jobs if scrape else []}))  # JSON is YAML
+        settings: dict[str, Any] = {"scrape_configs": jobs if scrape else []}
+        if otlp is not None:
+            settings["otlp"] = dict(otlp)
+        configuration.write_text(json.dumps(settings))  # JSON is YAML
         command = [
-            prometheus_binary(),
+            prometheus3_binary() if takes_otlp else prometheus_binary(),
             f"--config.file={configuration}",
             f"--storage.tsdb.path={directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--web.enable-remote-write-receiver",
             "--enable-feature=exemplar-storage",
+            *(["--web.enable-otlp-receiver"] if takes_otlp else []),
         ]
         super().__init__("prometheus", command, directory, environment_without_settings())
 
@@ -295,9 +317,9 @@ class Parts:
         collector.wait_until_ready()
         return collector
 
-    def prometheus(self, *, port: int | None = None, scrape: Sequence[str] = ()) -> Prometheus:
-        """Prometheus with empty storage, at `port` or a free one, ready."""
-        prometheus = Prometheus(self._next_directory(), port=port, scrape=scrape)
+    def prometheus(self, **arguments: Any) -> Prometheus:
+        """Prometheus with empty storage and these arguments of `Prometheus`, ready."""
+        prometheus = Prometheus(self._next_directory(), **arguments)
         self._running.append(prometheus)
         prometheus.wait_until_ready()
         return prometheus
