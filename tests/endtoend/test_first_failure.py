@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import IO, Any
 import pytest
 from delivery.listeners import HttpEndpoint
 from endtoend.road import ask
-from real_parts import ROOT, Parts, Prometheus, environment_without_settings, eventually, free_port
+from real_parts import ROOT, Parts, Prometheus, environment_without_settings, eventually, free_port, get
 from shop.running import local_collector
 
 pytestmark = pytest.mark.real
@@ -360,6 +361,16 @@ def added_up(endpoint: HttpEndpoint) -> dict[str, float]:
                         number = point.as_int + point.as_double if kind == "sum" else point.count
                         found[metric.name] = found.get(metric.name, 0) + number
     return found
+
+
+def test_the_page_to_scrape_has_the_last_totals(parts: Parts) -> None:
+    prometheus = parts.prometheus()
+    collector = parts.collector("prometheus.yaml", COLLECTOR_REMOTE_WRITE_URL=prometheus.remote_write_url)
+    Road(prometheus, through_the_collector(collector, "HTTP")).run(COUNTED, "page")
+    page = get(collector.scrape_url).text
+    counted = re.findall(r"^operation_duration_seconds_count{.*} (\d+)", page, re.MULTILINE)
+    assert sorted(counted) == ["1", "9"]
+    assert sorted(re.findall(r"^orders_total{.*} (\d+)", page, re.MULTILINE)) == ["6", "6", "8"]
 
 
 @pytest.mark.parametrize("buckets", SETTINGS)

@@ -193,7 +193,7 @@ class PeriodicReader(MetricReader):
                 batch = metrics_data if self._zeros is None else add_zeros(self._zeros, metrics_data)
                 self._in_hand = number
                 self._undelivered = self._destination.send(
-                    batch, number, timeout_millis / 1000, stakes_of, is_last=self._is_last
+                    batch, number, timeout_millis / 1000, lambda _: stakes_of(metrics_data), is_last=self._is_last
                 )
                 self._in_hand = 0
         finally:

@@ -202,18 +202,24 @@ def _fingerprint(attributes: Attributes) -> int:
 
 def _zero_before(point: Any, start: int, at: int) -> Any:
     """Return a point of the same kind in which nothing has been measured."""
-    changes: dict[str, Any] = {"start_time_unix_nano": start, "time_unix_nano": at, "exemplars": ()}
-    if isinstance(point, NumberDataPoint):
-        return replace(point, **changes, value=0.0 if isinstance(point.value, float) else 0)
-    changes |= {"count": 0, "sum": 0, "min": None, "max": None}
+    absent: Any = None  # the least and the most of nothing
     if isinstance(point, HistogramDataPoint):
-        return replace(point, **changes, bucket_counts=[0] * len(point.bucket_counts))
+        counts = [0] * len(point.bucket_counts)
+        return HistogramDataPoint(point.attributes, start, at, 0, 0, counts, point.explicit_bounds, absent, absent)
+    if isinstance(point, NumberDataPoint):
+        return NumberDataPoint(point.attributes, start, at, 0.0 if isinstance(point.value, float) else 0)
     return replace(
         point,
-        **changes,
+        start_time_unix_nano=start,
+        time_unix_nano=at,
+        count=0,
+        sum=0,
         zero_count=0,
         positive=replace(point.positive, bucket_counts=()),
         negative=replace(point.negative, bucket_counts=()),
+        min=absent,
+        max=absent,
+        exemplars=(),
     )
 
 
