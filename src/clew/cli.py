@@ -27,6 +27,7 @@ ANSWERED, NOTHING_FOUND, WRONG_USE, UNREACHABLE = 0, 1, 2, 3
 _STORE = Path("clew.sqlite")
 _DURATIONS = {"ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 _LONGEST = 100 * 366 * 86400  # seconds
 
 Commands = argparse._SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -340,7 +341,7 @@ def _say(message: str, status: int) -> int:
 
 
 def _duration(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d|w)", text.strip())
+    found = re.fullmatch(rf"({_NUMBER})(ms|s|min|m|h|d|w)", text.strip())
     seconds = float(found[1]) * _DURATIONS[found[2]] if found else 0.0
     if not 0 < seconds <= _LONGEST:
         raise argparse.ArgumentTypeError(
@@ -352,13 +353,13 @@ def _duration(text: str) -> float:
 def _size(text: str) -> int:
     from clew.local.retention import SMALLEST
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B|)", text.strip().upper())
-    size = int(float(found[1]) * _SIZES.get(found[2], 0)) if found else 0
+    found = re.fullmatch(rf"({_NUMBER})\s*([KMG]?I?B|)", text.strip().upper())
+    size = float(found[1]) * _SIZES.get(found[2], 0) if found else 0.0
     if not SMALLEST <= size < 2**62:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size of at least 1MiB; allowed are numbers with KB, MB, GB, KiB, MiB or GiB, like 500MB"
         )
-    return size
+    return int(size)
 
 
 def _number(text: str) -> int:

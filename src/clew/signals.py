@@ -149,6 +149,11 @@ def build(settings: Settings, given: Given, resource: Any) -> Signals:
         signals.logger_provider = of_logs.provider
         if loggers not in pipeline.ours:
             set_logger_provider(of_logs.provider)
+    if settings.internal_metrics:
+        for part in signals.parts:
+            measure: Callable[[metrics.MeterProvider], None] | None = getattr(part, "measure_itself", None)
+            if measure is not None:
+                measure(signals.meter_provider)
     propagate.set_global_textmap(propagators or propagator(settings))
     source.instrument()
     return signals

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clew import entries, lifetime, pipeline
 from clew.__about__ import __version__
-from clew.delivery import PeriodicReader, deliver
+from clew.delivery import LogBatches, PeriodicReader, SpanBatches, deliver
 from clew.diagnostics import counts, say_once
 from clew.failures import Expected
 from clew.first_measurement import WatchedMeterProvider, WatchedRecorder
@@ -183,8 +184,31 @@ class Telemetry:
             )
         )
         _follow(self.settings)
+        self._say_destinations()  # while the handler is not there yet: this is not what the program logs
         if signals.logger_provider is not None:
             log_records().install(signals.logger_provider)
+
+    def _say_destinations(self) -> None:
+        """Say at INFO which service sends what where, how, and how often."""
+        protocols = {
+            (kind, otlp.label): otlp.protocol
+            for kind, otlp in (
+                ("metric points", self.settings.metrics_otlp),
+                ("spans", self.settings.traces_otlp),
+                ("log records", self.settings.logs_otlp),
+            )
+        }
+        ways: list[str] = []
+        for part in self._signals.parts:
+            if isinstance(part, (PeriodicReader, SpanBatches, LogBatches)):
+                protocol = protocols.get((part.kind, part.label))
+                how = f" ({protocol})" if protocol else ""
+                ways.append(f"{part.kind} to {part.label}{how} every {part.interval:g} s")
+            elif not isinstance(part, Standby):
+                ways.append(f"what {type(part).__name__} takes")
+        service = self._signals.resource.attributes.get("service.name")
+        line = f"{service} sends {', '.join(ways) or 'nothing'}"
+        say_once(("sends", line), "%s", line, level=logging.INFO)
 
     def _pipeline(self, recorder: Recorder) -> pipeline.Pipeline:
         """Make the pipeline that the settings describe."""

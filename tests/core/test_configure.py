@@ -499,3 +499,29 @@ def test_an_exemplar_filter_that_is_set_keeps_its_meaning(
     for name in ("orders", "operation.duration"):
         (point,) = metrics_by_name[name].data.data_points
         assert [exemplar.filtered_attributes.get("request_id") for exemplar in point.exemplars] == ids, name
+
+
+def test_at_info_one_line_says_what_goes_where_how_and_how_often(
+    monkeypatch: pytest.MonkeyPatch, nowhere: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for signal in ("METRICS", "TRACES", "LOGS"):
+        monkeypatch.delenv(f"OTEL_{signal}_EXPORTER")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4317")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "15000")
+    monkeypatch.setenv("CLEW_SHUTDOWN_TIMEOUT", "0")
+    with caplog.at_level(logging.INFO, logger="clew"):
+        clew.configure().shutdown(0)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert said == (
+        "shop sends metric points to http://***@127.0.0.1:1/v1/metrics (http/protobuf) every 15 s, "
+        "spans to 127.0.0.1:4317 (grpc) every 5 s, "
+        "log records to http://***@127.0.0.1:1/v1/logs (http/protobuf) every 1 s"
+    )
+
+
+def test_where_nothing_is_sent_that_is_said(nowhere: None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="clew"):
+        clew.configure(resource={"service.name": "quiet"})
+    assert [record.getMessage() for record in caplog.records] == ["quiet sends nothing"]

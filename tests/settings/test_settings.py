@@ -7,12 +7,14 @@ import math
 import os
 import pickle
 import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.resources import Resource
 
+import clew
 from clew import diagnostics
 from clew.settings import ConfigurationError, Settings, identity_in_child, load_settings
 from clew.settings.own import OWN_SETTINGS, OwnArguments
@@ -370,6 +372,80 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(name: st
     shown = "no setting" if name == "CLEW_SPAN" else value if name.endswith("BATCH_SIZE") else repr(value)
     assert said.startswith(f"{name} is {shown}; allowed: ")
     assert allowed in said
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("1e-3", 0.001),
+        ("5E-1", 0.5),
+        ("1.e+0", 1.0),
+        (".1e1", 1.0),
+        ("0", 0.0),
+        ("00.50", 0.5),
+    ],
+)
+def test_a_number_is_written_as_programs_write_them(text: str, number: float) -> None:
+    read = load(CLEW_SHUTDOWN_TIMEOUT=text, CLEW_LOGS_SLOW=text, CLEW_LOGS_SHARE=text)
+    assert (read.shutdown_timeout, read.logs_slow, read.logs_share) == (number, number, number)
+    sampler = load(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=text)
+    assert float(sampler.sampler_argument or "nan") == number
+
+
+@pytest.mark.parametrize("text", [".", "e1", ".e1", "1e", "0x1", "1_0", "inf", "nan", "1,5", "١", "1e999", "-1", "1 0"])
+def test_what_is_no_number_is_none(text: str) -> None:
+    (said,) = problems({"CLEW_LOGS_SLOW": text})
+    assert "a number of seconds from 0 to 86400" in said
+
+
+def test_a_small_number_in_code_stays_what_it_is() -> None:
+    assert load_settings({}, logs_share=1e-12, logs_slow=1e-11).logs_share == 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_EXPORTER_OTLP_TRACE_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        ("OTEL_SERVICE_NAEM", "OTEL_SERVICE_NAME"),
+        ("otel_service_name", "OTEL_SERVICE_NAME"),
+        ("OTEL_RESOURCE_ATTRIBUTE", "OTEL_RESOURCE_ATTRIBUTES"),
+        ("clew_spans", "CLEW_SPANS"),
+    ],
+)
+def test_a_variable_that_is_nearly_one_is_said_once(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        load(**{name: "something"})
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{name} is no variable that clew reads; perhaps {meant} is meant"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST",
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "OTEL_EXPORTER_ZIPKIN_ENDPOINT",
+        "OTEL_SERVICE_VERSION",
+        "OTEL_LOG_LEVEL",
+        "HOTEL_SERVICE_NAME",
+    ],
+)
+def test_variables_of_others_are_not_remarked_upon(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    load(**{name: "9464"})
+    assert not caplog.records
+
+
+def test_a_traceback_names_the_error_as_users_do() -> None:
+    with pytest.raises(clew.ConfigurationError) as caught:
+        load_settings({"CLEW_SPANS": "on"})
+    (first, *_) = traceback.format_exception_only(caught.type, caught.value)
+    assert first.startswith("clew.ConfigurationError: a wrong setting:")
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter
 from opentelemetry.sdk.resources import Resource
@@ -17,9 +18,19 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from clew.delivery.destination import Destination, Kind, count_lost
-from clew.delivery.exporting import PunctualExporter, close_exporter, hurry_exporter, label_of, restart_exporter
+from clew.delivery.exporting import (
+    PunctualExporter,
+    close_exporter,
+    hurry_exporter,
+    label_of,
+    measure_exporter,
+    restart_exporter,
+)
 from clew.delivery.worker import LONGEST_WAIT, Occasion, Order, Worker, deadlines
 from clew.diagnostics import say_once
+
+if TYPE_CHECKING:
+    from clew.delivery.internal_metrics import ProcessorMetrics
 
 Item = TypeVar("Item")
 
@@ -54,13 +65,22 @@ class Batches(Generic[Item]):
     ) -> None:
         self.kind: Kind = kind
         self._exporter = exporter
-        self._delay = delay
+        self.delay = delay
         self._timeout = timeout
         self._queue_size = queue_size
         self._batch_size = batch_size
         self.shutdown_timeout = shutdown_timeout
         self._destination = Destination(kind, label or label_of(exporter), self._export)
+        self._measured: ProcessorMetrics | None = None
         self._fresh()
+
+    def measure_itself(self, provider: MeterProvider) -> None:
+        """Measure, with instruments of this provider, what waits and goes on, and the exporter's exports."""
+        from clew.delivery.internal_metrics import ProcessorMetrics
+
+        signal: Literal["traces", "logs"] = "traces" if self.kind == "spans" else "logs"
+        self._measured = ProcessorMetrics(provider, signal, lambda: len(self._queue), self._queue_size)
+        measure_exporter(self._exporter, provider)
 
     def _fresh(self) -> None:
         self._process = os.getpid()
@@ -68,17 +88,17 @@ class Batches(Generic[Item]):
         self._in_hand = 0
         self._undelivered = 0
         self._closed = False
-        self._worker = Worker(f"clew-{self.kind.replace(' ', '-')}", self._delay, self._timeout, self._work)
+        self._worker = Worker(f"clew-{self.kind.replace(' ', '-')}", self.delay, self._timeout, self._work)
 
     def put(self, item: Item) -> None:
         """Have one item exported soon."""
         if self._worker.closing is not None:
-            count_lost(self.kind, 1)
+            self._drop("already_shutdown")
             say_once(("closed", self.kind), "%s that come after the shutdown are dropped", self.kind)
             return
         waiting = len(self._queue)
         if waiting >= self._queue_size:
-            count_lost(self.kind, 1)
+            self._drop("queue_full")
             say_once(
                 ("full", self.kind),
                 "%s are dropped: the queue of %d is full; they come faster than %s takes them",
@@ -92,6 +112,11 @@ class Batches(Generic[Item]):
             self._worker.start()
         if waiting + 1 >= self._batch_size:
             self._worker.wake()
+
+    def _drop(self, reason: Literal["queue_full", "already_shutdown"]) -> None:
+        count_lost(self.kind, 1)
+        if self._measured is not None:
+            self._measured.dropped(reason)
 
     def begin(self, occasion: Occasion, deadline: float) -> Order:
         """Begin a flush or the last export, without waiting for it."""
@@ -125,6 +150,11 @@ class Batches(Generic[Item]):
                 order.delivered = delivered = False
             close_exporter(self._exporter, deadline)
         return delivered
+
+    @property
+    def label(self) -> str:
+        """The name of the endpoint, or else of the exporter, in messages."""
+        return self._destination.label
 
     @property
     def undelivered(self) -> int:
@@ -166,6 +196,8 @@ class Batches(Generic[Item]):
             batch = self._next_batch()
             until -= len(batch)
             self._in_hand = len(batch)
+            if self._measured is not None:
+                self._measured.handed_over(len(batch))
             self._undelivered += self._destination.send(batch, len(batch), left)
             self._in_hand = 0
         return self._undelivered == 0
@@ -218,6 +250,20 @@ class _Processor(Generic[Item]):
     def shutdown(self) -> None:
         """Export all that waits and close the exporter, within the `shutdown_timeout` given."""
         self.batches.close()
+
+    @property
+    def label(self) -> str:
+        """The name of the endpoint, or else of the exporter, in messages."""
+        return self.batches.label
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two exports, unless a batch is full earlier."""
+        return self.batches.delay
+
+    def measure_itself(self, provider: MeterProvider) -> None:
+        """Measure, with instruments of this provider, what waits and goes on, and the exporter's exports."""
+        self.batches.measure_itself(provider)
 
     def restart_in_child(self) -> None:
         """Make this usable after a fork; what the parent had waiting is dropped here."""

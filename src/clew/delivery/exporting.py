@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+from opentelemetry.metrics import MeterProvider
+
 from clew.delivery.worker import in_thread
 from clew.diagnostics import say_once
 
@@ -24,6 +26,10 @@ class PunctualExporter(Protocol):
 
     def hurry(self, deadline: float) -> None:
         """End what is under way by the deadline (of `time.monotonic`), and wait for no endpoint that never worked."""
+        ...
+
+    def measure_itself(self, provider: MeterProvider) -> None:
+        """Measure exports with instruments of this provider from now on."""
         ...
 
     def restart_in_child(self) -> None:
@@ -46,6 +52,12 @@ def restart_exporter(exporter: object) -> None:
     """Give the exporter, if it knows how, a connection of its own in a forked child."""
     if isinstance(exporter, PunctualExporter):
         exporter.restart_in_child()
+
+
+def measure_exporter(exporter: object, provider: MeterProvider) -> None:
+    """Have the exporter, if it knows how, measure its exports with instruments of this provider."""
+    if isinstance(exporter, PunctualExporter):
+        exporter.measure_itself(provider)
 
 
 def close_exporter(exporter: Any, deadline: float) -> None:

@@ -9,11 +9,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry.context import get_current
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricReader, MetricsData
 
 from clew.binding import bind
 from clew.delivery.destination import Destination, Kind, Stakes, count_lost
-from clew.delivery.exporting import PunctualExporter, close_exporter, hurry_exporter, label_of, restart_exporter
+from clew.delivery.exporting import (
+    PunctualExporter,
+    close_exporter,
+    hurry_exporter,
+    label_of,
+    measure_exporter,
+    restart_exporter,
+)
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
 from clew.delivery.zeros import ZeroPoints, add_zeros
 from clew.diagnostics import say_once
@@ -93,6 +101,10 @@ class PeriodicReader(MetricReader):
         self._zeros = ZeroPoints() if self._zero_points else None
         self._worker = Worker("clew-metrics", self._interval, self._timeout, self._work)
 
+    def measure_itself(self, provider: MeterProvider) -> None:
+        """Have the exporter measure its exports with instruments of this provider, if it knows how."""
+        measure_exporter(self._exporter, provider)
+
     def start(self) -> None:
         """Begin to collect at the interval; again is fine and cheap."""
         if self._zeros is not None and not self._worker.started:
@@ -146,6 +158,16 @@ class PeriodicReader(MetricReader):
                 count_lost(self.kind, self._undelivered)
             close_exporter(self._exporter, deadline)
         return delivered
+
+    @property
+    def label(self) -> str:
+        """The name of the endpoint, or else of the exporter, in messages."""
+        return self._destination.label
+
+    @property
+    def interval(self) -> float:
+        """Seconds between the starts of two exports."""
+        return self._interval
 
     @property
     def undelivered(self) -> int:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
@@ -24,6 +26,10 @@ from clew.delivery.destination import Stakes, UndeliveredError
 from clew.delivery.zeros import WithZeros
 from clew.exporters.road import Road, Sending
 from clew.settings import OtlpSettings
+from clew.settings.otlp import GRPC
+
+if TYPE_CHECKING:
+    from clew.delivery.internal_metrics import ExporterMetrics
 
 
 class _OtlpExporter:
@@ -33,6 +39,7 @@ class _OtlpExporter:
         self.label = settings.label
         self._settings = settings
         self._road = Road(settings, self._response, self._rejected)
+        self._operations: ExporterMetrics | None = None
 
     @staticmethod
     def _response() -> Any:
@@ -53,11 +60,25 @@ class _OtlpExporter:
         end = time.monotonic() + timeout
         parts = cut(encode(batch), self._settings.max_export_bytes)
         zeros = [part.zeros for part in parts]
-        failed = self._road.deliver(parts, end - time.monotonic())
+        items = sum(part.items for part in parts)
+        measured = nullcontext() if self._operations is None else self._operations.export(items)
+        with measured as outcome:
+            failed = self._road.deliver(parts, end - time.monotonic())
+            error = undelivered(failed, len(parts), items, stakes_of) if failed else None
+            if outcome is not None:
+                outcome.error = error
         if isinstance(batch, WithZeros):
             batch.settle([(part.taken, number) for part, number in zip(parts, zeros, strict=True)])
-        if failed:
-            raise undelivered(failed, len(parts), sum(part.items for part in parts), stakes_of)
+        if error is not None:
+            raise error
+
+    def measure_itself(self, provider: MeterProvider) -> None:
+        """Measure exports with instruments of this provider from now on."""
+        from clew.delivery.internal_metrics import ExporterMetrics
+
+        settings = self._settings
+        is_grpc = settings.protocol == GRPC
+        self._operations = ExporterMetrics(provider, settings.signal, grpc=is_grpc, endpoint=settings.endpoint)
 
     def hurry(self, deadline: float) -> None:
         """End what is under way by the deadline (of `time.monotonic`), and wait for no endpoint that never worked."""

@@ -131,7 +131,7 @@ def _give_back(store: WritableStore, max_size: int) -> None:
     """Give all free pages back to the disk, some at a time, since moving pages makes the write-ahead log grow."""
     pages = max(64, max_size // 64 // _PAGE)
     while _free_pages(store):
-        # It frees a page a row that is read, so it has to be read to its end.
-        store.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        # It frees a page a row, so it is run to its end; its rows have no columns, which `fetchall` is not made for.
+        store.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
         _keep_log_short(store)
     store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

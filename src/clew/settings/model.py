@@ -74,6 +74,7 @@ class Settings:
     instance_id_given: bool
     propagators: tuple[str, ...] | None
     exemplar_filter: str | None
+    internal_metrics: bool
     metric_exporters: tuple[str, ...]
     span_exporters: tuple[str, ...]
     log_exporters: tuple[str, ...]
@@ -143,6 +144,7 @@ def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
         exemplar_filter=reading.take(
             "OTEL_METRICS_EXEMPLAR_FILTER", values.one_of("always_on", "always_off", "trace_based"), None
         ),
+        internal_metrics=reading.take("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", values.boolean, False),
         metric_exporters=metric_exporters,
         span_exporters=span_exporters,
         log_exporters=log_exporters,

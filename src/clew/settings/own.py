@@ -8,11 +8,18 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict
 
+from opentelemetry import environment_variables as api
+from opentelemetry.sdk import environment_variables as sdk
+
 from clew.settings import values
 from clew.settings.otlp import MAX_EXPORT_BYTES
 from clew.settings.problems import Reading, UnfitError, shown
 
 PREFIX = "CLEW_"
+
+_STANDARD = "OTEL_"
+_OF_OTHERS = ("OTEL_PYTHON_", "OTEL_INSTRUMENTATION_")  # what instrumentations read: any name may be one
+_NEAR = 0.9  # of the letters in order: one or two wrong
 
 ExceptionOrName: TypeAlias = type[BaseException] | str
 Judging: TypeAlias = Callable[[BaseException], object]
@@ -71,7 +78,7 @@ def _flag(value: object) -> bool:
 def _number(parse: Callable[[str], Any], *kinds: type) -> Callable[[object], Any]:
     def check(value: object) -> Any:
         fit = isinstance(value, kinds) and not isinstance(value, bool)
-        return parse(f"{value:.10f}" if fit and isinstance(value, float) else str(value) if fit else "")
+        return parse(str(value) if fit else "")
 
     return check
 
@@ -163,10 +170,31 @@ def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
-    """Find variables that are named like ours and are none, mistyped as a rule; each is a problem."""
+    """Find variables that are none, mistyped as a rule, once all others have been read.
+
+    One that is named like ours is a problem; of a standard one that is nearly one it is only said, since there are
+    others beside those that are read here.
+    """
+    _find_nearly_standard(reading, environ)
     known = [setting.variable for setting in OWN_SETTINGS.values()]
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or reading.text(name) is None:
             continue
         near = difflib.get_close_matches(name, known, 1, 0.0)
         reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")
+
+
+def _find_nearly_standard(reading: Reading, environ: Mapping[str, str]) -> None:
+    read = {name for name in reading.asked if name.startswith(_STANDARD)}
+    others = [value for module in (api, sdk) for name, value in vars(module).items() if name.startswith(_STANDARD)]
+    for name in sorted(environ):
+        upper = name.upper()
+        is_known = name in read or name in others or upper.startswith(_OF_OTHERS)
+        if is_known or not upper.startswith((_STANDARD, PREFIX)) or name.startswith(PREFIX):
+            continue
+        if reading.text(name) is None:
+            continue
+        ours = [setting.variable for setting in OWN_SETTINGS.values()]
+        near = difflib.get_close_matches(upper, [*sorted(read), *ours], 1, _NEAR)
+        if near:
+            reading.note(f"{name} is no variable that clew reads; perhaps {near[0]} is meant")

@@ -44,6 +44,9 @@ class ConfigurationError(ValueError):
         return "\n  ".join([f"{heading}:", *map(str, self.problems)])
 
 
+ConfigurationError.__module__ = "clew"  # where it is public, and what its traceback says
+
+
 def shown(value: object) -> str:
     """Return the value for a message: quoted, control characters escaped, cut where it is long."""
     text = repr(value)
@@ -74,11 +77,14 @@ class Reading:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
+        self.asked: set[str] = set()
+        """The names of all variables that were asked for."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
     def text(self, name: str) -> str | None:
         """Return the value of a variable without the white space around it, or None where it is unset or empty."""
+        self.asked.add(name)
         return self._environ.get(name, "").strip() or None
 
     def leave_out(self, ignored: Callable[[str], bool]) -> None:

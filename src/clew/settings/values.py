@@ -15,7 +15,7 @@ from clew.settings.problems import UnfitError
 MOST = 2**31 - 1
 
 _WHOLE = re.compile(r"[0-9]{1,10}")
-_DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,10})?")
+_DECIMAL = re.compile(r"([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([eE][+-]?[0-9]{1,3})?")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -46,7 +46,7 @@ def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:
 
 
 def decimal(least: float, most: float, unit: str = "") -> Callable[[str], float]:
-    """Return a parser of decimal numbers from `least` to `most`."""
+    """Return a parser of decimal numbers from `least` to `most`, as programs write them: ``0.5``, ``.5``, ``5e-1``."""
 
     def parse(text: str) -> float:
         if not _DECIMAL.fullmatch(text) or not least <= float(text) <= most:
