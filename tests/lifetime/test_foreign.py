@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -302,6 +303,57 @@ assert len(kept.get_finished_logs()) == 3
         preamble=PREAMBLE,
         **NOTHING_SENT,
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("configured", [False, True])
+def test_what_is_under_way_at_a_fork_is_the_parents_alone(run: Callable[..., Any], configured: bool) -> None:
+    program = run(
+        f"""
+import threading
+import clew
+plain_provider()
+telemetry = clew.configure() if {configured} else None
+
+def run_until(event):
+    with clew.measure("in a thread"):
+        begun.set()
+        event.wait(60)
+
+begun, over = threading.Event(), threading.Event()
+thread = threading.Thread(target=run_until, args=(over,))
+thread.start()
+begun.wait(60)
+with clew.measure("main"), clew.measure("main"):
+    child = os.fork()
+    if child == 0:
+        told()
+        with clew.measure("main"):
+            told()
+if child == 0:
+    with clew.measure("in a thread"):
+        pass
+    told()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+told()
+over.set()
+thread.join()
+told()
+""",
+        preamble=PREAMBLE,
+        **NOTHING_SENT,
+    )
+    active = [
+        {point["attributes"]["operation.name"]: point["value"] for point in told(program, which)["operation.active"]}
+        for which in range(5)
+    ]
+    assert active[:3] == [
+        {"in a thread": 0, "main": 0},
+        {"in a thread": 0, "main": 1},
+        {"in a thread": 0, "main": 0},
+    ]
+    assert active[3:] == [{"in a thread": 1, "main": 0}, {"in a thread": 0, "main": 0}]
 
 
 def test_one_provider_of_the_application_leaves_the_others_to_clew(run: Callable[..., Any], http: Any) -> None:

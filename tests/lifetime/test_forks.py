@@ -115,6 +115,39 @@ os.waitpid(child, 0)
         assert second - first >= 50_000_000, name
 
 
+@pytest.mark.parametrize("end", ["sys.exit(0)", "telemetry.force_flush(60); os._exit(0)"])
+def test_the_first_point_of_a_child_s_series_has_a_zero_before_it(end: str, run: Callable[..., Any], http: Any) -> None:
+    run(
+        START
+        + f"""
+work()
+telemetry.force_flush(60)
+child = os.fork()
+work()
+if child == 0:
+    {end}
+os.waitpid(child, 0)
+telemetry.force_flush(60)
+""",
+        http.port,
+    )
+    for name in COUNTERS:
+        found: dict[str, list[Any]] = {}
+        for instance, _, point in points(http, name):
+            found.setdefault(instance, []).append(point)
+        child, parent = sorted(found.values(), key=len)
+        assert [number_of(point) for point in child][:2] == [0, 1]
+        assert [number_of(point) for point in parent][:3] == [0, 1, 2]
+        for zero, first in (child[:2], parent[:2]):
+            assert first.time_unix_nano - zero.time_unix_nano >= 1_000_000
+            assert zero.start_time_unix_nano <= zero.time_unix_nano
+        assert child[0].time_unix_nano > parent[1].time_unix_nano
+
+
+def number_of(point: Any) -> int:
+    return int(point.as_int if hasattr(point, "as_int") else point.count)
+
+
 def test_an_instance_id_of_the_user_is_kept_in_the_parent_and_marked_in_children(
     run: Callable[..., Any], http: Any
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.context import Context, create_key, set_value
 from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
@@ -76,6 +77,7 @@ class PortableRecorder:
 
     def __init__(self, provider: MeterProvider) -> None:
         self._provider = provider
+        self._operations: list[_PortableOperation] = []
         sdk.guard(provider)
         meter = provider.get_meter("clew", __version__)
         self.duration = meter.create_histogram(
@@ -90,30 +92,44 @@ class PortableRecorder:
 
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of one operation."""
-        return _PortableOperation(self.duration, self.active, attributes)
+        operation = _PortableOperation(self.duration, self.active, attributes)
+        self._operations.append(operation)
+        return operation
 
     def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> None:
         """Return None: every instrument is recorded into as it is."""
 
     def renewed(self) -> PortableRecorder:
-        """Return this one, which keeps nothing itself."""
+        """Return this one; the SDK goes on from the parent's totals, without what is under way there."""
         sdk.renew_locks(self._provider)
+        operations, self._operations = self._operations, []
+        if isinstance(self._provider, SdkMeterProvider):
+            for operation in operations:
+                operation.leave_to_parent()
         return self
 
 
 class _PortableOperation:
-    __slots__ = ("_active", "_attributes", "_duration")
+    __slots__ = ("_active", "_attributes", "_duration", "_under_way")
 
     def __init__(self, duration: Any, active: Any, attributes: Mapping[str, Value]) -> None:
         self._duration = duration
         self._active = active
         self._attributes = attributes
+        self._under_way: list[None] = []  # one for each run: many threads may add and take at a time
 
     def begin(self) -> None:
+        self._under_way.append(None)
         self._active.add(1, self._attributes, NO_REQUEST)
 
     def abandon(self) -> None:
         self._active.add(-1, self._attributes, NO_REQUEST)
+        self._under_way.pop()
+
+    def leave_to_parent(self) -> None:
+        """Take what is under way in a forked child's parent out of the child's count."""
+        if self._under_way:
+            self._active.add(-len(self._under_way), self._attributes, NO_REQUEST)
 
     def series(self, attributes: Mapping[str, Value], key: Key) -> SeriesRecorder:
         return _PortableSeries(self, self._duration, attributes)
