@@ -8,11 +8,11 @@ metric ``clew.events`` (unit ``{event}``, attribute ``event.name``).
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from clew import forks
 from clew.untrusted import sayable
 from clew.weak import WeakCollection
 
@@ -131,5 +131,4 @@ def _restart_in_child() -> None:
         account.restart_in_child(parents)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart_in_child)
+forks.after_in_child(_restart_in_child)

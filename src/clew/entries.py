@@ -6,12 +6,12 @@ Nothing here exists, nor costs anything, unless ``CLEW_LOGS=interesting`` or ``C
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clew import forks
 from clew.diagnostics import count, say_once
 
 if TYPE_CHECKING:
@@ -174,5 +174,4 @@ def _renew_in_child() -> None:
             before.holding.forget()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_in_child)
+forks.after_in_child(_renew_in_child)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from opentelemetry import metrics
 from opentelemetry.context import Context, get_current
 
-from clew import pipeline, reentry
+from clew import forks, pipeline, reentry
 from clew.attributes import clean_instrument_attributes as cleaned
 from clew.diagnostics import count, say_once
 
@@ -102,6 +102,8 @@ class _Instrument:
         """
         if reentry.is_inside():
             return None
+        forks.notice()
+        current = pipeline.current or current
         real: Any = _drop
         sharded: InstrumentLink | None = None
         try:

@@ -3,6 +3,7 @@
 - The interpreter's exit runs `atexit`: end of main, `sys.exit`, an unhandled exception, a server's graceful stop.
 - The end of a `multiprocessing` child runs the finalizers of `multiprocessing.util` and no `atexit`.
 - SIGTERM ends a process that has no handler for it without either.
+- So does any signal that the process raises itself when the default handler is back (`raised_signals`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from clew import forks, raised_signals
 from clew.diagnostics import say_once
 from clew.imports import imported
 from clew.weak import WeakCollection
@@ -60,6 +62,8 @@ def attend(mortal: Mortal) -> None:
     _attend_forks(mortal)
     _attend_multiprocessing(mortal)
     attend_sigterm()
+    raised_signals.attend(_send_last)
+    forks.attend_uwsgi()
 
 
 def release(mortal: Mortal) -> None:
@@ -70,6 +74,7 @@ def release(mortal: Mortal) -> None:
         atexit.unregister(at_exit)
     if not _mortals:
         _leave_sigterm()
+        raised_signals.leave()
 
 
 def end_all() -> None:
@@ -102,8 +107,14 @@ def _attend_exit(mortal: Mortal) -> None:
 
 def _end(mortal: Mortal, *, at_exit: bool) -> None:
     """End `mortal` in the thread that ends the process; a SIGTERM that comes meanwhile waits for it."""
+    forks.notice()
     with ending():
-        mortal.end(at_exit=at_exit)
+        try:
+            mortal.end(at_exit=at_exit)
+        except SystemExit:  # of a handler, or of another greenlet: what it asks for is under way
+            mortal.end(at_exit=at_exit)
+            if not at_exit:
+                raise
 
 
 @contextmanager
@@ -129,8 +140,6 @@ _newest: weakref.ref[Mortal] | None = None
 
 def _attend_forks(mortal: Mortal) -> None:
     global _newest
-    if not hasattr(os, "register_at_fork"):
-        return
     reference = weakref.ref(mortal)
 
     def after_in_child() -> None:
@@ -143,7 +152,7 @@ def _attend_forks(mortal: Mortal) -> None:
 
     _newest = reference
     # registered after the SDK's own hooks, so that what they set in the child is ours to correct
-    os.register_at_fork(after_in_child=after_in_child)
+    forks.after_in_child(after_in_child)
 
 
 # the end of a child of multiprocessing
@@ -287,13 +296,18 @@ def _on_sigterm(number: int, frame: Any) -> None:
         _terminated = True  # the delivery is under way in the code that this interrupts, which dies when it is done
         return
     first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
-    for act in _before_sigterm if not first else ():
+    _send_last(first)
+    if not first:
+        _die(number)
+
+
+def _send_last(may_go_on: bool) -> None:
+    """Send what is there before the process dies of a signal; `may_go_on`: perhaps it does not."""
+    for act in _before_sigterm if not may_go_on else ():
         _in_thread(act, _SLACK)
     for mortal in _mortals:
         timeout = mortal.shutdown_timeout
-        _in_thread(partial(mortal.let_go, timeout) if first else mortal.end, timeout + _SLACK)
-    if not first:
-        _die(number)
+        _in_thread(partial(mortal.let_go, timeout) if may_go_on else mortal.end, timeout + _SLACK)
 
 
 def _in_thread(target: Callable[[], object], timeout: float) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
+
+from clew import forks
 
 _renewed: list[tuple[dict[str, Any], str]] = []
 
@@ -28,5 +29,4 @@ def _renew() -> None:
             names[name] = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+forks.after_in_child(_renew)

@@ -9,7 +9,7 @@ from time import perf_counter as clock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
-from clew import pipeline
+from clew import forks, pipeline
 from clew.attributes import Computed, Value, clean_given, key_of
 from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
@@ -84,16 +84,18 @@ class Measure:
                 self._started = 0
                 self._link = self._run = None
             else:
-                self._enter_the_long_way(pipeline.current)
+                self._enter_the_long_way()
             return self
         link.local.shard.started += 1
         self._started = clock()
         return self
 
-    def _enter_the_long_way(self, current: pipeline.Pipeline | None) -> None:
+    def _enter_the_long_way(self) -> None:
         """Enter a block that was made before there was a link for its name, or under another pipeline."""
         if self._started is not None:
             self._refuse_again()
+        forks.notice()
+        current = pipeline.current
         name = self._name
         link = None if current is None or name is None else current.block_links.get(name)
         if link is not None:
@@ -290,6 +292,7 @@ class Site:
 
     def make_link(self) -> None:
         """Link to the current pipeline if it has a short way for this function."""
+        forks.notice()
         current = pipeline.current
         if current is None or current is self._asked or self._link is None:
             return

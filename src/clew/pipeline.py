@@ -6,7 +6,6 @@ replaced (by another `configure()`, or in a forked child) takes the end of no op
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from clew import reentry
+from clew import forks, reentry
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
 from clew.diagnostics import Account, SaidAfterwards, count, say_once
@@ -308,5 +307,4 @@ def _renew_in_child() -> None:
         use(current.renewed())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_in_child)
+forks.after_in_child(_renew_in_child)

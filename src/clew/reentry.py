@@ -8,7 +8,6 @@ a thread is inside its frames tell, so nothing can be left behind that is wrong,
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from clew import forks
 from clew.diagnostics import count, say_once
 
 MODULES: set[str] = {"opentelemetry.metrics._internal"}
@@ -139,5 +139,4 @@ def _forget_in_child() -> None:
     _waiting.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+forks.after_in_child(_forget_in_child)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast, overload
 
 from opentelemetry.context import Context, create_key, get_current
 
-from clew import entries
+from clew import entries, forks
 from clew.binding import bind
 from clew.diagnostics import count, say_once
 from clew.failures import NOTHING_EXPECTED, Checked, failure
@@ -80,8 +80,7 @@ def _renew_series() -> None:
     _series = _Series()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_series)
+forks.after_in_child(_renew_series)
 
 
 def new_request_id() -> str:
@@ -319,6 +318,7 @@ class Request:
         self._entries: list[tuple[RequestCell, Context, Context]] = []
 
     def __enter__(self) -> str:
+        forks.notice()
         given = self._given
         name = (None if given is None else accept(given)) or new_request_id()
         before = get_current()

@@ -17,6 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from clew import forks
 from clew.delivery.destination import Destination, Kind, count_lost
 from clew.delivery.exporting import (
     PunctualExporter,
@@ -92,6 +93,7 @@ class Batches(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Have one item exported soon."""
+        forks.notice()
         if self._worker.closing is not None:
             self._drop("already_shutdown")
             say_once(("closed", self.kind), "%s that come after the shutdown are dropped", self.kind)

@@ -73,6 +73,7 @@ class Worker:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._working = threading.Lock()
+        self._working_before: threading.Lock | None = None
         self._thread: threading.Thread | None = None
         self.wanted = False
         """Whether the thread was to be started, even if that was not possible any more."""
@@ -88,17 +89,19 @@ class Worker:
 
     def start(self) -> bool:
         """Start the thread if it is not there yet; False where none can be started any more (interpreter exit)."""
-        if self._thread is not None:
+        if self._thread is not None and not self._is_patched_since():
             return True
         self.wanted = True
         if not self._starting.acquire(blocking=False):
             return True  # somebody else is at it
         try:
+            if self._is_patched_since():
+                # what waits in the old ones would keep all others waiting, and a thread of the system's that has been
+                # started before goes on for ever, since its end would be an error
+                self._orders = queue.SimpleQueue()
+                self._working, self._working_before = threading.Lock(), self._working
+                self._thread = None
             if self._thread is None:
-                if type(self._orders) is not queue.SimpleQueue:
-                    # gevent has patched the interpreter since: what waits in the old one would keep all others waiting
-                    self._orders = queue.SimpleQueue()
-                    self._working = threading.Lock()
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
@@ -107,6 +110,10 @@ class Worker:
         finally:
             self._starting.release()
         return True
+
+    def _is_patched_since(self) -> bool:
+        """Tell whether gevent has patched the interpreter since this was made."""
+        return type(self._orders) is not queue.SimpleQueue
 
     def wake(self) -> None:
         """Have a full batch delivered before the interval is over."""
@@ -141,14 +148,17 @@ class Worker:
     def _run(self) -> None:
         bind(delivery_context())
         following = time.monotonic() + self._interval
+        orders = self._orders
         while True:
             order: Order | None = None
             occasion: Occasion = "full"
             try:
-                order = self._orders.get(timeout=max(0.0, following - time.monotonic()))
+                order = orders.get(timeout=max(0.0, following - time.monotonic()))
             except queue.Empty:
                 occasion = "interval"
                 following = max(following + self._interval, time.monotonic())
+            while orders is not self._orders:  # another thread is in the place of this one
+                orders.get()
             if order is not None:
                 if not order.done.is_set():
                     self._obey(order)
@@ -168,15 +178,19 @@ class Worker:
             bind(before)
 
     def _do(self, occasion: Occasion, deadline: float) -> bool:
-        if not self._working.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        working, before = self._working, self._working_before
+        if not working.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
         try:
+            while before is not None and not before.acquire(blocking=False):  # as gevent's would not be waited for
+                time.sleep(0.005)
+            self._working_before = None
             return self._work(occasion, deadline)
         except BaseException as error:  # the thread has to go on, whatever an exporter of the application raises
             say_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)
             return False
         finally:
-            self._working.release()
+            working.release()
 
 
 def delivery_context() -> Context:

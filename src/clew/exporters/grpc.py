@@ -11,6 +11,7 @@ import grpc
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from clew import forks
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
 from clew.exporters.road import Answer
@@ -182,7 +183,8 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent)
+forks.after_in_child(_after_in_child)
 
 
 def _asked_pause(error: Any) -> float | None:

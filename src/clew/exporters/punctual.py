@@ -11,7 +11,6 @@ import http.client
 import io
 import ipaddress
 import math
-import os
 import socket
 import threading
 import time
@@ -26,6 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.poolmanager import ProxyManager
 from urllib3.util.connection import create_connection
 
+from clew import forks
 from clew.delivery.worker import in_thread
 
 _PIECE = 16_384
@@ -202,5 +202,4 @@ def _addresses(host: str, port: int) -> list[str]:
     return look_up.addresses
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_look_ups.clear)
+forks.after_in_child(_look_ups.clear)

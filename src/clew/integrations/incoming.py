@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from clew import baggage
+from clew import baggage, forks
 from clew.diagnostics import count, say_once
 from clew.propagator import first_value
 from clew.request import accept, is_valid, new_request_id, policy
@@ -54,6 +54,7 @@ class Incoming:
 
     def choose(self, read: Callable[[str], str | None]) -> str:
         """Return the ID of a request whose headers `read` gives by name; it is always a valid one."""
+        forks.notice()
         is_trusted = policy.trust if self.trust is None else self.trust
         if self.is_plain and is_trusted:  # the short way of most requests; what it does not know goes the long one
             text = read(policy.header)

@@ -46,7 +46,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -73,7 +72,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
-from clew import reentry
+from clew import forks, reentry
 from clew.diagnostics import say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 
@@ -262,8 +261,7 @@ def _renew_shared_locks() -> None:
         _renew(one)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_shared_locks)
+forks.after_in_child(_renew_shared_locks)
 
 
 def guard(provider: ApiMeterProvider) -> None:

@@ -1,0 +1,90 @@
+"""What is done in a forked child, also in one whose fork has run none of Python's hooks.
+
+uWSGI forks its workers in C, by default without telling the interpreter. Such a child is told by uWSGI itself, and
+notices at the latest at its first measurement, request or log record that it is another process than it was.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+_LONGEST_WAIT = 5.0
+"""Seconds that a thread waits while another one is at it."""
+
+_hooks: list[Callable[[], None]] = []
+_process = os.getpid()
+_noticing = threading.RLock()
+_is_at_it = False
+
+
+def after_in_child(hook: Callable[[], None]) -> None:
+    """Call `hook` in each forked child, in the order of registration."""
+    _hooks.append(hook)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=hook)
+
+
+def notice() -> None:
+    """Do what is to be done in a forked child, if this is one in which that has not been done."""
+    if os.getpid() != _process:
+        _catch_up()
+
+
+def _catch_up() -> None:
+    global _is_at_it, _process
+    if not _noticing.acquire(timeout=_LONGEST_WAIT):
+        return
+    try:
+        if os.getpid() == _process or _is_at_it:  # another thread was quicker, or a hook comes here itself
+            return
+        _is_at_it = True
+        try:
+            for hook in _hooks.copy():
+                hook()
+        finally:
+            _process = os.getpid()
+            _is_at_it = False
+    finally:
+        _noticing.release()
+
+
+def _are_run() -> None:
+    """Python runs its own hooks in this child, and ours with them."""
+    global _is_at_it, _noticing, _process
+    _noticing = threading.RLock()
+    _is_at_it = False
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_are_run)
+
+
+# uWSGI
+
+
+def attend_uwsgi(_: ModuleType | None = None) -> None:
+    """Have uWSGI tell its workers, its mules and its spooler, where this is a process of it."""
+    uwsgi: Any = sys.modules.get("uwsgi")  # made in C before any code runs
+    if not hasattr(uwsgi, "worker_id"):
+        return
+    before: Any = getattr(uwsgi, "post_fork_hook", None)
+    if getattr(before, "is_of_clew", False):
+        return
+
+    def post_fork_hook() -> None:
+        notice()
+        if before is not None:
+            before()
+
+    post_fork_hook.is_of_clew = True  # type: ignore[attr-defined]
+    uwsgi.post_fork_hook = post_fork_hook
+    if before is None:
+        from clew.imports import after_import  # which says what goes wrong, and that has to be told of forks
+
+        after_import("uwsgidecorators", attend_uwsgi)  # it sets a hook of its own

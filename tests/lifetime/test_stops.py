@@ -1,0 +1,176 @@
+"""Ways of starting a server and of stopping it: all that was measured until a graceful stop is sent, each time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lifetime.receiver import totals
+from lifetime.test_forks import COUNTERS
+from lifetime.test_servers import ASGI, CONFIGURED, WSGI, ask_often, exactly
+from real_parts import free_port
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks")
+
+TERM, INT, QUIT = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT
+MODULE = (sys.executable, "-m")
+UVICORN = (*MODULE, "uvicorn", "program0:application", "--port", "{port}")
+HYPERCORN = (*MODULE, "hypercorn", "program0:application", "--bind", "127.0.0.1:{port}")
+GRANIAN = (*MODULE, "granian", "program0:application", "--port", "{port}", "--workers", "2", "--interface")
+GUNICORN = (*MODULE, "gunicorn", "program0:application", "--bind", "127.0.0.1:{port}", "--workers", "2")
+GUNICORN += ("--timeout", "90", "--no-control-socket", "--config", "gunicorn_hooks.py", "--worker-class")
+UWSGI = (str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:{port}", "--master")
+UWSGI += ("--processes", "2", "--master-fifo", "stop", "--module", "program0:application")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of starting a server, and the signal that stops it; uWSGI reads from a pipe: its signals are brutal."""
+
+    package: str
+    command: tuple[str, ...]
+    code: str
+    number: int = TERM
+    status: int = 0
+
+
+WAYS = {
+    "uvicorn": Way("uvicorn", UVICORN, ASGI, status=-TERM),
+    "uvicorn with workers": Way("uvicorn", (*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "90"), ASGI),
+    "uvicorn with workers, by SIGINT": Way("uvicorn", (*UVICORN, "--workers", "2"), ASGI, INT),
+    "uvicorn with reload": Way("uvicorn", (*UVICORN, "--reload"), ASGI),
+    "uvicorn with reload, by SIGINT": Way("uvicorn", (*UVICORN, "--reload"), ASGI, INT),
+    "hypercorn": Way("hypercorn", HYPERCORN, ASGI),
+    "hypercorn with workers": Way("hypercorn", (*HYPERCORN, "--workers", "2"), ASGI),
+    "hypercorn with reload": Way("hypercorn", (*HYPERCORN, "--reload"), ASGI, INT),
+    "granian with workers": Way("granian", (*GRANIAN, "asgi"), ASGI),
+    "granian with workers, WSGI": Way("granian", (*GRANIAN, "wsgi"), WSGI, INT),
+    "gunicorn gevent": Way("gevent", (*GUNICORN, "gevent"), WSGI),
+    "gunicorn gevent with preload": Way("gevent", (*GUNICORN, "gevent", "--preload"), WSGI),
+    "gunicorn gevent with preload, by SIGQUIT": Way("gevent", (*GUNICORN, "gevent", "--preload"), WSGI, QUIT),
+    "gunicorn uvicorn": Way("uvicorn_worker", (*GUNICORN, "uvicorn_worker.UvicornWorker"), ASGI),
+    "gunicorn uvicorn with preload": Way(
+        "uvicorn_worker", (*GUNICORN, "uvicorn_worker.UvicornWorker", "--preload"), ASGI
+    ),
+    "waitress": Way(
+        "waitress",
+        (*MODULE, "waitress", "--listen", "127.0.0.1:{port}", "program0:application"),
+        WSGI,
+        status=-TERM,
+    ),
+    "uwsgi": Way("uwsgidecorators", UWSGI, WSGI),
+    "uwsgi that measures in the master": Way("uwsgidecorators", UWSGI, WSGI + "\nMEASURED_EARLY = True\n"),
+    "uwsgi with a hook of its own": Way("uwsgidecorators", (*UWSGI, "--import", "uwsgidecorators"), WSGI),
+    "uwsgi whose hook is taken away": Way("uwsgidecorators", UWSGI, WSGI + "\nimport uwsgi\nTAKEN = True\n"),
+    "uwsgi with threads": Way("uwsgidecorators", (*UWSGI, "--threads", "4"), WSGI),
+    "uwsgi with lazy apps": Way("uwsgidecorators", (*UWSGI, "--lazy-apps", "--enable-threads"), WSGI),
+    "uwsgi with Python's hooks": Way("uwsgidecorators", (*UWSGI, "--py-call-osafterfork"), WSGI),
+}
+
+FURTHER = """
+if globals().get("MEASURED_EARLY"):
+    work()
+if globals().get("TAKEN"):
+    uwsgi.post_fork_hook = lambda: None
+"""
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_all_is_sent(name: str, start: Callable[..., Any], http: Any, tmp_path: Path) -> None:
+    way = WAYS[name]
+    if importlib.util.find_spec(way.package) is None:
+        pytest.skip(f"{way.package} is not installed")
+    port = free_port()
+    (tmp_path / "gunicorn_hooks.py").write_text("def post_worker_init(worker):\n    print('READY', flush=True)\n")
+    command = tuple(part.replace("{port}", str(port)) for part in way.command)
+    program = start(way.code + CONFIGURED + FURTHER, http.port, command=command)
+    if "gunicorn" in way.command:
+        program.wait_for("READY", 2)  # a signal that comes to a worker earlier is lost
+    answers = ask_often(port)
+    if way.package == "uwsgidecorators":
+        (tmp_path / "stop").write_text("q")
+    else:
+        program.signal(way.number)
+    assert program.end() == way.status, program.errors
+    if "MEASURED_EARLY" in way.code:  # what the master has done is the master's own
+        for counter in COUNTERS:
+            workers = sorted(answers.count(worker) for worker in set(answers))
+            assert sorted(totals(http, counter).values()) == workers, counter
+    else:
+        exactly(http, answers)
+    assert "Exception ignored" not in program.errors
+
+
+RAISED = {
+    "raise_signal": "signal.raise_signal(number)",
+    "kill": "os.kill(os.getpid(), number)",
+    "kill of the group": "os.kill(0, number)",
+    "killpg": "os.killpg(os.getpgrp(), number)",
+    "pthread_kill": "signal.pthread_kill(threading.get_ident(), number)",
+    "in another thread": "t = threading.Thread(target=signal.raise_signal, args=(number,)); t.start(); t.join()",
+}
+
+HANDLED = """
+stopped = threading.Event()
+number = signal.{name}
+signal.signal(number, lambda *_: stopped.set())
+telemetry = clew.configure()
+plain = metrics.get_meter("library").create_counter("plain")
+work()
+print("READY", flush=True)
+while not stopped.wait(0.05): pass
+work()
+signal.signal(number, signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize("how", RAISED)
+@pytest.mark.parametrize("number", [TERM, INT, signal.SIGHUP, QUIT], ids=lambda number: number.name)
+def test_a_signal_that_a_process_raises_to_die_of_it_sends_all_before(
+    how: str, number: signal.Signals, start: Callable[..., Any], http: Any
+) -> None:
+    program = start(HANDLED.format(name=number.name) + RAISED[how] + "\nprint('ALIVE', 1)", http.port)
+    program.wait_for("READY")
+    program.signal(number)
+    assert program.end() == -number, program.errors
+    assert not program.told("ALIVE")
+    for name in COUNTERS:
+        assert list(totals(http, name).values()) == [2], name
+
+
+def test_a_signal_that_is_blocked_ends_nothing(start: Callable[..., Any], http: Any) -> None:
+    program = start(
+        HANDLED.format(name="SIGTERM")
+        + "signal.pthread_sigmask(signal.SIG_BLOCK, [number])\nsignal.raise_signal(number)\nwork()\nprint('ALIVE', 1)",
+        http.port,
+    )
+    program.wait_for("READY")
+    program.signal(TERM)
+    assert program.end() == 0, program.errors
+    assert program.told("ALIVE") == ["1"]
+    for name in COUNTERS:
+        assert list(totals(http, name).values()) == [3], name
+
+
+def test_what_raises_signals_is_python_s_own_before_and_after(run: Callable[..., Any]) -> None:
+    program = run(
+        """
+before = signal.raise_signal, os.kill, os.killpg, signal.pthread_kill
+telemetry = clew.configure(metric_readers=[], span_processors=[], log_processors=[])
+assert signal.raise_signal is not before[0]
+try:
+    os.kill(os.getpid(), "TERM")
+except TypeError:
+    telemetry.shutdown()
+assert (signal.raise_signal, os.kill, os.killpg, signal.pthread_kill) == before
+print("SAME", 1)
+"""
+    )
+    assert program.told("SAME") == ["1"]
