@@ -110,7 +110,7 @@ class Batches(Generic[Item]):
             )
             return
         self._queue.append(item)
-        if not self._worker.started:
+        if not self._worker.is_at_it:
             self._worker.start()
         if waiting + 1 >= self._batch_size:
             self._worker.wake()

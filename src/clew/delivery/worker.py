@@ -87,9 +87,14 @@ class Worker:
         """Whether there has been anything to deliver."""
         return self._thread is not None
 
+    @property
+    def is_at_it(self) -> bool:
+        """Whether there is a thread, and of the right kind."""
+        return self._thread is not None and type(self._orders) is queue.SimpleQueue
+
     def start(self) -> bool:
         """Start the thread if it is not there yet; False where none can be started any more (interpreter exit)."""
-        if self._thread is not None and not self._is_patched_since():
+        if self.is_at_it:
             return True
         self.wanted = True
         if not self._starting.acquire(blocking=False):

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -32,28 +33,26 @@ _PIECE = 16_384
 """How many bytes are written at a time: a record of TLS."""
 
 
-class _Doing(threading.local):
-    deadline = math.inf
-
-
-_doing = _Doing()
+# a greenlet has its own too, where gevent has patched the interpreter after this: a `threading.local` would be shared
+_deadline: ContextVar[float] = ContextVar("clew-deadline", default=math.inf)
 
 
 @contextmanager
 def over_by(deadline: float) -> Generator[None]:
     """Let what this thread does on these connections be over by the deadline (of `time.monotonic`)."""
-    _doing.deadline = deadline
+    _deadline.set(deadline)
     try:
         yield
     finally:
-        _doing.deadline = math.inf
+        _deadline.set(math.inf)
 
 
 def _left() -> float | None:
     """Return the seconds that are left, None without a limit; raise TimeoutError where there are none."""
-    if math.isinf(_doing.deadline):
+    deadline = _deadline.get()
+    if math.isinf(deadline):
         return None
-    left = _doing.deadline - time.monotonic()
+    left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     return left
