@@ -7,9 +7,11 @@ crashes. So there nothing of ours sets a ContextVar while the collector is at wo
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 import threading
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -50,9 +52,17 @@ class _Here(threading.local):
 _here, _first, _last = _Here(), _Phase(), _Phase()
 _callbacks = gc.callbacks
 
+
+def _leave(tell_thread: Any) -> None:
+    """Hear no more of collections: gevent's `threading.local` is no longer to be had near the interpreter's end."""
+    with suppress(ValueError):
+        _callbacks.remove(tell_thread)
+
+
 if COLLECTS_IN_BETWEEN:
     _callbacks[:0] = [_here.__setattr__, _first.told]
     _callbacks.append(_last.told)
+    atexit.register(_leave, _callbacks[0])
 
 
 def is_collecting() -> bool:
