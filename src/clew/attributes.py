@@ -49,7 +49,7 @@ def clean_value(name: str, value: Any) -> Value:
         "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
         "sequences of one of these",
         name,
-        class_name(cast("type", type(value))),
+        class_name(type(value)),  # pyright: ignore[reportUnknownArgumentType]
     )
     return _text(name, value)
 

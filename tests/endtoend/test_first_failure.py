@@ -133,6 +133,13 @@ def test_the_failure_in_the_last_line_of_a_program_is_seen_once(road: Road, prog
         assert road.samples(f'operation_active{{job="{job}"}}') == [0] * 5
 
 
+def test_of_an_exponential_histogram_it_is_seen_too(shared_parts: Parts) -> None:
+    prometheus = shared_parts.prometheus(takes_otlp=True)
+    Road(prometheus, straight(prometheus)).run(ONLY_FAILURE, "exponential", **SETTINGS["exponential"])
+    (failed,) = prometheus.query('histogram_count(increase(operation_duration_seconds{error_type!=""}[5m])) > 0')
+    assert failed["metric"]["error_type"] == "ValueError"
+
+
 def test_without_zeros_it_is_not(road: Road) -> None:
     road.run(ONLY_FAILURE, "without", CLEW_ZERO_POINTS="false")
     assert road.samples('operation_duration_seconds_count{job="without"}') == [1]
