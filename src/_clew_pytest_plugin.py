@@ -76,6 +76,20 @@ def telemetry(request: pytest.FixtureRequest) -> Iterator[CapturedTelemetry]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that asked for names that nothing has, unless it fails anyhow."""
+    said = ""
+    try:
+        yield
+    finally:  # asked in any case, so that they are not told again when the fixture ends
+        captured = item.stash.get(_captured, None)
+        if captured is not None:
+            said = captured.unknown_names()
+    if said:
+        pytest.fail(said, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the requests of a failed test under its report, with their log lines and spans."""
     report = yield

@@ -57,6 +57,10 @@ def _drop(value: float, attributes: Attributes | None, context: Context | None) 
 _NOWHERE = _Settled(None, _drop, None)
 
 
+names: set[str] = set()
+"""The names of all instruments that were asked for, used or not."""
+
+
 class _Instrument:
     """What the four kinds share: an identity, and where the measurements of the current pipeline go."""
 
@@ -72,6 +76,7 @@ class _Instrument:
         self.scope = scope
         self._advice = advice
         self._settled = _NOWHERE
+        names.add(name)
 
     def _measure(self, value: float, attributes: Attributes | None, context: Context | None) -> None:
         current = pipeline.current

@@ -14,6 +14,7 @@ from clew.attributes import Computed, Value, clean_given, key_of
 from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
 from clew.running import Run, begin
+from clew.weak import WeakCollection
 from clew.wrappers import wrap
 
 if TYPE_CHECKING:
@@ -284,6 +285,7 @@ class Site:
         self.span = span
         self._asked: pipeline.Pipeline | None = None
         self._link: Callable[[Any], None] | None = None
+        sites.add(self)
 
     def on_link(self, link: Callable[[Any], None]) -> None:
         """Have `link` called with each new link, and with None when that is cut."""
@@ -311,6 +313,10 @@ class Site:
         self._asked = None
         if self._link is not None:
             self._link(None)
+
+
+sites: WeakCollection[Site] = WeakCollection()
+"""All the functions that are measured, called or not."""
 
 
 def checked_name(name: str) -> str:

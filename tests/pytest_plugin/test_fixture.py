@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from clew.testing import capture
+
 Run = Callable[..., pytest.RunResult]
 
 SHOP = """
@@ -56,7 +58,7 @@ def test_calls_metrics_spans_and_log_lines_of_a_test_are_there(run: Run) -> None
             assert telemetry.metric("operation.duration", {"operation.name": "charge"}).count == 1
             assert telemetry.metric("operation.duration").request_ids == ["r-17"]
             assert telemetry.metric("operation.active").value == 0
-            assert telemetry.metric("never").value == 0
+            assert telemetry.metric("never", may_be_unknown=True).value == 0
             assert telemetry.request_ids == ["r-17"]
             request = telemetry.request("r-17")
             assert request is not telemetry.request() and request.texts == ["charging 2"]
@@ -490,3 +492,77 @@ def test_the_canonical_line_is_there_and_no_record_is_held_in_a_test(run: Run) -
         shop=SHOP,
     )
     done.assert_outcomes(passed=2)
+
+
+def test_a_name_that_nothing_has_fails_the_test_that_asks_for_it(run: Run) -> None:
+    done = run(
+        """
+        import pytest, clew, shop
+
+        def test_misspelt_operation(telemetry):
+            shop.checkout(["tea"])
+            assert telemetry.calls("chekout").count == 0
+
+        def test_misspelt_with_attributes(telemetry):
+            assert not telemetry.calls("checkuot", {"tier": "gold"})
+
+        def test_misspelt_metric(telemetry):
+            shop.checkout(["tea"])
+            assert telemetry.metric("order").value == 0
+
+        def test_a_failure_of_its_own_is_not_talked_over(telemetry):
+            assert telemetry.calls("chekout").count == 1
+        """,
+        "-rN",
+        shop=SHOP,
+    )
+    done.assert_outcomes(failed=4)
+    done.stdout.fnmatch_lines(
+        [
+            "telemetry.calls('chekout'): there is no operation of this name*There are 'checkout'*may_be_unknown=True)",
+            "telemetry.calls('checkuot'): *'checkout'*",
+            "telemetry.metric('order'): there is no metric of this name*There are 'orders'*",
+        ]
+    )
+    assert str(done.stdout).count("there is no operation of this name") == 2
+
+
+def test_that_something_was_not_called_can_be_said(run: Run) -> None:
+    done = run(
+        """
+        import threading
+        import clew, shop
+
+        unused = clew.counter("unused")
+
+        def test_a_function_was_not_called_and_a_counter_not_used(telemetry):
+            assert telemetry.calls("checkout").count == 0
+            assert telemetry.metric("unused").value == 0
+
+        def test_a_block_was_not_come_to(telemetry):
+            assert telemetry.calls("charge", may_be_unknown=True).count == 0
+            assert telemetry.metric("http.server.request.duration", may_be_unknown=True).count == 0
+
+        def test_it_is_asked_for_until_it_is_there(telemetry):
+            thread = threading.Timer(0.1, shop.checkout, [["tea"]])
+            thread.start()
+            while not telemetry.calls("charge").count:
+                thread.join(0.01)
+
+        def test_before_and_after(telemetry):
+            assert telemetry.calls("charge").count == 0
+            shop.checkout(["tea"])
+            assert telemetry.calls("charge").count == 1
+        """,
+        shop=SHOP,
+    )
+    done.assert_outcomes(passed=4)
+
+
+def test_without_pytest_the_end_of_the_block_tells_it_unless_something_else_went_wrong() -> None:
+    with pytest.raises(AssertionError, match=r"telemetry\.calls\('typo'\)"), capture() as telemetry:
+        assert telemetry.calls("typo").count == 0
+    with pytest.raises(KeyError), capture() as telemetry:
+        raise KeyError(telemetry.calls("typo").count)
+    with capture() as telemetry:
+        assert telemetry.calls("typo", may_be_unknown=True).count == 0

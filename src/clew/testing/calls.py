@@ -127,9 +127,12 @@ class CapturingRecorder(PortableRecorder):
         super().__init__(provider)
         self._keep = keep
         self._watch = watch
+        self.operations: set[str] = set()
+        """The names of all operations that have begun, those included whose calls are not the test's."""
 
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of one operation."""
+        self.operations.add(str(attributes.get("operation.name", "")))
         return _CapturedOperation(super().operation(attributes), self._keep, self._watch)
 
 

@@ -69,6 +69,7 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
         watch: The requests that count; None for those that begin from now on.
 
     Raises:
+        AssertionError: At the end of the block: it asked for a name that nothing has (`CapturedTelemetry.calls`).
         ConfigurationError: A variable of the environment has a value that it does not take.
     """
     own_watch = RequestWatch() if watch is None else None
@@ -76,6 +77,8 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
         captured, restore = _begin(cast("RequestWatch", watch or own_watch))
         try:
             yield captured
+            if said := captured.unknown_names():
+                raise AssertionError(said)
         finally:
             restore()
     finally:

@@ -131,6 +131,10 @@ class MeterTap:
                 exemplars = tuple(one for one in self._exemplars.get(key, {}).values() if is_kept(one))
                 yield Point(point.metric, point.scope, point.unit, point.attributes, *grown, exemplars)
 
+    def names(self) -> set[str]:
+        """Return the names of all metrics that have any points, from before as well."""
+        return {point.metric for _, _, point in self._read()}
+
     def end(self) -> None:
         """Read no more."""
         self.provider.remove_metric_reader(self._reader)

@@ -19,14 +19,16 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from clew import entries, pipeline
+from clew import entries, instruments, pipeline
 from clew import telemetry as process
 from clew.delivery import deliver
+from clew.measure import sites
 from clew.providers import Given
 from clew.request import policy, request_id_in
 from clew.settings import Settings, load_settings
 from clew.signals import Signals
 from clew.telemetry import Telemetry
+from clew.testing.asked import AskedNames
 from clew.testing.calls import Call, Calls, CapturingRecorder
 from clew.testing.measurements import Measurements, MeterTap, Point, request_id_of
 from clew.testing.requests import CapturedRequest, LogLine, request_id_of_span, timeline
@@ -52,6 +54,8 @@ class CapturedTelemetry(Telemetry):
         self._log_lines: list[LogLine] = []
         self._running: dict[int, bool] = {}
         self._meter_taps: list[MeterTap] = []
+        self._asked = AskedNames()
+        self._recorder: CapturingRecorder | None = None
 
     def __repr__(self) -> str:
         return (
@@ -61,18 +65,30 @@ class CapturedTelemetry(Telemetry):
 
     # what tests ask for
 
-    def calls(self, operation: str | None = None, attributes: Mapping[str, Any] | None = None) -> Calls:
+    def calls(
+        self,
+        operation: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        may_be_unknown: bool = False,
+    ) -> Calls:
         """Return the calls that have ended, of one operation or of all.
+
+        A name that nothing was measured under by the end of the test, and that no measured function has, fails the
+        test: it is misspelt as a rule, and then its count of zero says nothing.
 
         Args:
             operation: Its name; None for all operations.
             attributes: Only the calls that have these among their attributes.
+            may_be_unknown: Whether nothing has to know the name: a block that this test is not to come to.
         """
         wanted = dict(attributes or {})
         of = "any operation" if operation is None else repr(operation)
         if wanted:
             of += f" with {wanted}"
         found = list(self._calls)
+        if operation is not None and not may_be_unknown and all(call.operation != operation for call in found):
+            self._asked.operations.add(operation)
         return Calls(
             of,
             [
@@ -83,12 +99,17 @@ class CapturedTelemetry(Telemetry):
             Counter(call.operation for call in found),
         )
 
-    def metric(self, name: str, attributes: Mapping[str, Any] | None = None) -> Measurements:
+    def metric(
+        self, name: str, attributes: Mapping[str, Any] | None = None, *, may_be_unknown: bool = False
+    ) -> Measurements:
         """Return what the metric `name`, of any scope, has grown by since the test began.
+
+        A name that no metric has by the end of the test, and no instrument of `clew`, fails the test, as in `calls`.
 
         Args:
             name: Such as ``orders`` or ``http.server.request.duration``.
             attributes: Only the attribute sets that have these among them.
+            may_be_unknown: Whether nothing has to know the name.
 
         Raises:
             RuntimeError: The test has ended.
@@ -104,6 +125,8 @@ class CapturedTelemetry(Telemetry):
             return request_id is None or request_id in begun
 
         points: list[Point] = [point for tap in self._meter_taps for point in tap.points(is_kept)]
+        if not may_be_unknown and all(point.metric != name for point in points):
+            self._asked.metrics.add(name)
         wanted = dict(attributes or {})
         return Measurements(
             f"{name!r}" + (f" with {wanted}" if wanted else ""),
@@ -176,6 +199,13 @@ class CapturedTelemetry(Telemetry):
             lines += ["outside any request", *timeline(log_lines, spans)]
         return "\n".join(lines)
 
+    def unknown_names(self) -> str:
+        """Return what is to be said of names that were asked for and that nothing has; empty where there are none."""
+        begun: set[str] = set() if self._recorder is None else self._recorder.operations
+        operations = begun | {call.operation for call in list(self._calls)} | {site.name for site in sites}
+        metrics = {name for tap in self._meter_taps for name in tap.names()} | instruments.names
+        return self._asked.unknown(operations, metrics)
+
     # what Telemetry is asked for
 
     def shutdown(self, timeout: float = 3.0) -> bool:
@@ -209,6 +239,7 @@ class CapturedTelemetry(Telemetry):
         before = pipeline.current
         entries.exchange(entries.Following(holding=None, canonical=True) if self.settings.logs_canonical else None)
         recorder = CapturingRecorder(self._signals.meter_provider, self._calls.append, self._watch)
+        self._recorder = recorder
         pipeline.use(self._pipeline(recorder))
         if before is not None:
             before.is_open = True  # what runs already ends where it began
