@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from clew.diagnostics import count, say_once
+from clew.nearest import nearest_integer, nearest_text
 from clew.request import policy
 from clew.untrusted import class_name, stand_in, text_of
 
@@ -56,12 +57,16 @@ def clean_value(name: str, value: Any) -> Value:
 
 def _plain(value: Any) -> str | bool | int | float | None:
     kind = type(value)  # pyright: ignore[reportUnknownVariableType]
-    if kind is str or kind is bool or kind is int or kind is float:
+    if kind is str:
+        return nearest_text(value)
+    if kind is int:
+        return nearest_integer(value)
+    if kind is bool or kind is float:
         return value  # type: ignore[no-any-return]
     if issubclass(kind, str):  # an enum's member or another subclass counts by its value
-        return str.__str__(value)
+        return nearest_text(str.__str__(value))
     if issubclass(kind, int):
-        return int.__int__(value)
+        return nearest_integer(int.__int__(value))
     if issubclass(kind, float):
         return float.__float__(value)
     return None
@@ -70,7 +75,7 @@ def _plain(value: Any) -> str | bool | int | float | None:
 def _text(name: str, value: Any) -> str:
     text = text_of(value)
     if text is not None:
-        return text
+        return nearest_text(text)
     count("attribute.ignored")
     say_once(("attribute text", name), "A value of attribute %s has no text: its str() raises", name)
     return stand_in(value)
@@ -122,7 +127,7 @@ def _clean(attributes: Mapping[str, Any], is_reserved: Callable[[str], bool]) ->
             count("attribute.ignored")
             say_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
         else:
-            cleaned[name] = clean_value(name, value)
+            cleaned[nearest_text(name)] = clean_value(name, value)
     return dict(sorted(cleaned.items()))
 
 

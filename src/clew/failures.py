@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clew.diagnostics import count, say_once
+from clew.nearest import nearest_text
 from clew.untrusted import qualified_name, text_of
 
 OTHER = "_OTHER"
@@ -31,14 +32,14 @@ _ONE_NAME = {
 
 def error_type_of(kind: type[BaseException]) -> str:
     """Name an exception class: ``module.qualname``, without the module for builtins; the same on every Python."""
-    name = qualified_name(kind)
+    name = nearest_text(qualified_name(kind))
     try:
         module = kind.__module__
     except Exception:  # a metaclass of the user's
         module = None
     if not module or type(module) is not str or module == "builtins":
         return name
-    name = f"{module}.{name}"
+    name = nearest_text(f"{module}.{name}")
     return _ONE_NAME.get(name, name)
 
 
@@ -167,7 +168,7 @@ def reason_of(reason: object) -> str:
         count("reason.failed")
         say_once("reason.failed", "A reason for a failure has no text (of type %s); named %s", type(reason), OTHER)
         return OTHER
-    return text[:_LONGEST_REASON] or OTHER
+    return nearest_text(text[:_LONGEST_REASON]) or OTHER
 
 
 def _is_to_be_called(value: Any) -> bool:

@@ -9,7 +9,6 @@ of attributes. Where measurements go is settled at the first use after `configur
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from bisect import bisect_left
@@ -24,6 +23,7 @@ from opentelemetry.context import Context, get_current
 from clew import forks, pipeline, reentry
 from clew.attributes import clean_instrument_attributes as cleaned
 from clew.diagnostics import count, say_once
+from clew.nearest import nearest_finite, nearest_number
 
 if TYPE_CHECKING:
     from clew.links import InstrumentLink
@@ -33,7 +33,8 @@ Attributes = Mapping[str, Any]
 DEFAULT_BOUNDS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000)
 """The specification's default bounds of a histogram's buckets."""
 
-INFINITY = math.inf
+_MOST = float(2**63 - 1024)
+"""The most that is recorded as it is: above it an integer is near the end of its 64 bits, and becomes a float."""
 
 _NAME = re.compile(r"[A-Za-z][-_./A-Za-z0-9]{0,254}")
 _MOST_KEPT = 2_000
@@ -67,7 +68,9 @@ class _Instrument:
     _create = ""
     _verb = ""
     _least = 0.0
-    """The least value that goes into shards; what is less goes to the SDK's own instrument, which refuses it."""
+    """The least value that a bound instrument records as it is; the SDK's own instrument refuses what is negative."""
+    _is_added_up = True
+    """Whether measurements are added up, so that one that is no finite number would spoil all that follow."""
 
     def __init__(self, name: str, unit: str, description: str, scope: str, **advice: Any) -> None:
         self.name = name
@@ -90,7 +93,8 @@ class _Instrument:
                     self._put_off(value, attributes, context)
                     return
                 settled = newly
-            if settled.sharded is not None and self._least <= value < INFINITY:
+            value = nearest_finite(value) if self._is_added_up else nearest_number(value)
+            if settled.sharded is not None and (self._least < 0 or value >= 0):
                 shard = settled.sharded.shard(attributes)
                 shard.series.add(shard, value, context)
             else:
@@ -119,7 +123,7 @@ class _Instrument:
                 self.name, unit=self.unit, description=self.description, **self._advice
             )
             real = limited(getattr(instrument, self._verb), self.name)
-            if self._least < INFINITY:
+            if self._is_added_up:
                 sharded = current.link_instrument(instrument, self._bounds())
         except Exception as error:
             count("instrument.not_made")
@@ -150,11 +154,12 @@ class _Bound(Generic[I]):
     Linked to its shards at its first use under a pipeline, so that from then on no attributes are looked at.
     """
 
-    __slots__ = ("__weakref__", "_attributes", "_instrument", "_local")
+    __slots__ = ("__weakref__", "_attributes", "_instrument", "_least", "_local")
 
     def __init__(self, instrument: I, attributes: Attributes) -> None:
         self._instrument = instrument
         self._attributes = cleaned(attributes)
+        self._least = instrument._least
         self._local: Any = None
         pipeline.linked.add(self)
 
@@ -167,7 +172,8 @@ class _Bound(Generic[I]):
         if local is None:
             local = self._linked()
         try:
-            if local is not None and self._instrument._least <= amount < INFINITY:
+            kind = type(amount)
+            if (kind is float or kind is int) and local is not None and self._least <= amount <= _MOST:
                 # as `Series.add` has it, written out since a call saved is worth 50 ns of about 400
                 shard = local.shard
                 index = bisect_left(shard.bounds, amount)
@@ -249,7 +255,7 @@ class UpDownCounter(_Instrument, metrics.UpDownCounter):
     """An up-down counter: the OTel API's own, with `bind`."""
 
     _create, _verb = "create_up_down_counter", "add"
-    _least = -sys.float_info.max
+    _least = -_MOST
 
     def add(self, amount: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         """Add `amount`, which may be negative."""
@@ -282,7 +288,7 @@ class Gauge(_Instrument, metrics._Gauge):
     """A gauge: the OTel API's own, with `bind`. Its last value is what counts, so it is never in shards."""
 
     _create, _verb = "create_gauge", "set"
-    _least = INFINITY
+    _is_added_up = False
 
     def set(self, amount: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         """Set the gauge to `amount`."""

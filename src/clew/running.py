@@ -14,6 +14,7 @@ from clew.attributes import Key, Value, clean, key_of
 from clew.binding import Variable, bind
 from clew.diagnostics import count, say_once
 from clew.failures import OTHER, Checked, failure, reason_of
+from clew.nearest import nearest_text
 from clew.request import RequestCell, cell_in
 from clew.untrusted import text_of
 
@@ -205,7 +206,7 @@ class Run:
                 span.set_attribute("error.type", error_type)
                 description = error_type
                 if error is not None:
-                    description = text_of(error) or error_type
+                    description = nearest_text(text_of(error) or error_type)
                     with suppress(Exception):  # its traceback shows what is the user's, and may raise
                         span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, description))

@@ -24,9 +24,10 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from recorded import Recorded
 
 import clew
-from clew.integrations.log_translation import severity_of, translate, value_of
+from clew.integrations.log_translation import severity_of, translate
 from clew.integrations.logging import LogHandler, RequestIdFilter, install, uninstall
 from clew.log_records import RequestIdLogRecordProcessor
+from clew.nearest import nearest_value
 from clew.request import policy
 
 logger = logging.getLogger("shop.orders")
@@ -206,7 +207,7 @@ def test_what_cannot_be_printed_is_sent_with_what_can_be_said(logged: Any) -> No
     )
 )
 def test_any_value_becomes_one_that_can_be_sent(value: Any) -> None:
-    made = value_of(value)
+    made = nearest_value(value)
     assert isinstance(made, (str, bytes, int, float, bool, list, dict, type(None)))
     from opentelemetry.context import get_current
 

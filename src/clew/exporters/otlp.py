@@ -30,6 +30,7 @@ from clew.settings.otlp import GRPC
 
 if TYPE_CHECKING:
     from clew.delivery.internal_metrics import ExporterMetrics
+    from clew.exporters.encoding import Encoded  # not imported here, since protobuf is for the first export
 
 
 class _OtlpExporter:
@@ -52,18 +53,22 @@ class _OtlpExporter:
         raise NotImplementedError
 
     def _deliver(
-        self, batch: Any, timeout: float, encode: Callable[[Any], Any], stakes_of: Callable[[Sending], Stakes]
+        self, batch: Any, timeout: float, encode: Callable[[Any], Encoded], stakes_of: Callable[[Sending], Stakes]
     ) -> None:
         """Encode a batch and send it within `timeout` seconds; raise `UndeliveredError` where not all arrived."""
-        from clew.exporters.parts import cut
+        from clew.exporters.parts import Part, cut
 
         end = time.monotonic() + timeout
-        parts = cut(encode(batch), self._settings.max_export_bytes)
+        encoded = encode(batch)
+        parts = cut(encoded.message, self._settings.max_export_bytes)
         zeros = [part.zeros for part in parts]
-        items = sum(part.items for part in parts)
+        items = sum(part.items for part in parts) + encoded.left_out
         measured = nullcontext() if self._operations is None else self._operations.export(items)
         with measured as outcome:
-            failed = self._road.deliver(parts, end - time.monotonic())
+            failed = self._road.deliver([part for part in parts if part.items], end - time.monotonic())
+            if encoded.left_out:
+                nowhere = Part(None, encoded.left_out)
+                failed.append(Sending(nowhere, missing=nowhere.items, reason=encoded.reason, refused=True))
             error = undelivered(failed, len(parts), items, stakes_of) if failed else None
             if outcome is not None:
                 outcome.error = error
@@ -121,9 +126,9 @@ class OtlpMetricExporter(_OtlpExporter, MetricExporter):
 
     def export_within(self, batch: MetricsData, timeout: float) -> None:
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
-        from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+        from clew.exporters.encoding import encoded_metrics
 
-        self._deliver(batch, timeout, encode_metrics, _stakes_of_points)
+        self._deliver(batch, timeout, encoded_metrics, _stakes_of_points)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -146,9 +151,9 @@ class OtlpSpanExporter(_OtlpExporter, SpanExporter):
 
     def export_within(self, batch: Sequence[ReadableSpan], timeout: float) -> None:
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+        from clew.exporters.encoding import encoded_spans
 
-        self._deliver(batch, timeout, encode_spans, _nothing_else)
+        self._deliver(batch, timeout, encoded_spans, _nothing_else)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -171,9 +176,9 @@ class OtlpLogExporter(_OtlpExporter, LogRecordExporter):
 
     def export_within(self, batch: Sequence[ReadableLogRecord], timeout: float) -> None:
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
-        from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+        from clew.exporters.encoding import encoded_logs
 
-        self._deliver(batch, timeout, encode_logs, _nothing_else)
+        self._deliver(batch, timeout, encoded_logs, _nothing_else)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -208,5 +213,7 @@ def _stakes_of_points(sending: Sending) -> Stakes:
     from clew.exporters.parts import count_exemplars, count_once
 
     message = sending.part.message
+    if message is None:
+        return Stakes()
     again = 0 if sending.refused else sending.missing - count_once(message)
     return Stakes(again, count_exemplars(message))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -31,6 +30,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 )
 
 from clew.failures import error_type_of
+from clew.nearest import nearest_text, nearest_value, text_of
 from clew.request import policy
 
 OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -59,20 +59,20 @@ _DEEPEST = 8
 def translate(record: logging.LogRecord, context: Context, request_id: str | None, body: str | None) -> LogRecord:
     """Return `record` as an OpenTelemetry log record; `body` replaces its message."""
     attributes: dict[str, Any] = {
-        name: value_of(value) for name, value in vars(record).items() if name not in OWN_FIELDS
+        text_of(name): nearest_value(value) for name, value in vars(record).items() if name not in OWN_FIELDS
     }
-    attributes[CODE_FILE_PATH] = record.pathname
-    attributes[CODE_FUNCTION_NAME] = record.funcName or ""
-    attributes[CODE_LINE_NUMBER] = record.lineno
+    attributes[CODE_FILE_PATH] = nearest_value(record.pathname)
+    attributes[CODE_FUNCTION_NAME] = nearest_value(record.funcName or "")
+    attributes[CODE_LINE_NUMBER] = nearest_value(record.lineno)
     if record.stack_info:
-        attributes[CODE_STACKTRACE] = record.stack_info
+        attributes[CODE_STACKTRACE] = nearest_value(record.stack_info)
     if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
         kind, error, trace = record.exc_info
         attributes[EXCEPTION_TYPE] = error_type_of(kind)
         attributes[EXCEPTION_MESSAGE] = text_of(error)
-        attributes[EXCEPTION_STACKTRACE] = "".join(traceback.format_exception(kind, error, trace))
+        attributes[EXCEPTION_STACKTRACE] = nearest_text("".join(traceback.format_exception(kind, error, trace)))
     elif record.exc_text:  # of a record that came through a queue
-        attributes[EXCEPTION_STACKTRACE] = record.exc_text
+        attributes[EXCEPTION_STACKTRACE] = nearest_text(record.exc_text)
     if request_id is not None:
         attributes[policy.attribute] = request_id
     else:
@@ -80,9 +80,9 @@ def translate(record: logging.LogRecord, context: Context, request_id: str | Non
     return LogRecord(
         timestamp=int(record.created * 1e9),
         context=context,
-        severity_text=record.levelname,
+        severity_text=text_of(record.levelname),
         severity_number=severity_of(record.levelno),
-        body=message_of(record) if body is None else body,
+        body=message_of(record) if body is None else nearest_value(body),
         attributes=attributes,
     )
 
@@ -100,24 +100,11 @@ def severity_of(level: int) -> SeverityNumber:
 def message_of(record: logging.LogRecord) -> Any:
     """Return the message: a text, or a value of another kind as it was logged."""
     if not record.args and not isinstance(record.msg, str):
-        return value_of(record.msg)
+        return nearest_value(record.msg)
     try:
-        return record.getMessage()
+        return nearest_text(record.getMessage())
     except Exception:  # arguments that do not fit the text: nothing of it is lost
         return f"{text_of(record.msg)} {text_of(record.args)}"
-
-
-def value_of(value: object, depth: int = 0) -> Any:
-    """Return `value` as OpenTelemetry can carry it: what it does not know becomes text."""
-    if value is None or isinstance(value, (str, bool, int, float, bytes)):
-        return value
-    if depth < _DEEPEST:
-        if isinstance(value, Mapping):
-            items = cast("Mapping[object, object]", value)
-            return {text_of(key): value_of(item, depth + 1) for key, item in items.items()}
-        if isinstance(value, Sequence):
-            return [value_of(item, depth + 1) for item in cast("Sequence[object]", value)]
-    return text_of(value)
 
 
 def snapshot(value: Any, depth: int = 0) -> Any:
@@ -132,11 +119,3 @@ def snapshot(value: Any, depth: int = 0) -> Any:
             values = [snapshot(item, depth + 1) for item in cast("list[Any]", value)]
             return tuple(values) if isinstance(value, (tuple, set, frozenset)) else values
     return text_of(value)
-
-
-def text_of(value: object) -> str:
-    """Return ``str(value)``, or what can be said where that raises."""
-    try:
-        return str(value)
-    except Exception as trouble:
-        return f"<{type(value).__name__} whose text failed with {type(trouble).__name__}>"

@@ -35,6 +35,9 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
   end. Without: it may wait for itself.
 - ``View._aggregation_cardinality_limit``: to tell whether the SDK limits attribute sets itself. Without: `clew` does,
   for its own instruments.
+- ``register_asynchronous_instrument`` of ``MeterProvider._measurement_consumer``, and the ``callback`` of what is
+  registered: to take what it observes, of any kind of number, as `int` and `float`, since one that cannot be added to
+  the others ends each collection from then on. Without: it does.
 - ``LoggerProvider._multi_log_record_processor`` with ``_log_record_processors``: to put the request ID on log records
   before a processor that is there already takes them. Without: it is put on after them.
 """
@@ -48,6 +51,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +77,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
 from clew import forks, reentry
-from clew.diagnostics import say_once
+from clew.diagnostics import count, say_once
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
+from clew.nearest import nearest_finite
 
 if TYPE_CHECKING:
     from clew.metrics.streams import Plan
@@ -267,7 +272,8 @@ forks.after_in_child(_renew_shared_locks)
 def guard(provider: ApiMeterProvider) -> None:
     """Have what is recorded into the SDK's instruments wait where its thread is in the middle of that already.
 
-    For all instruments of the provider, since they share what is half changed then.
+    For all instruments of the provider, since they share what is half changed then. And have them measure plain
+    numbers, since they share a collection too.
     """
     consumer: Any = getattr(provider, "_measurement_consumer", None)
     consume: Any = getattr(consumer, "consume_measurement", None)
@@ -275,6 +281,11 @@ def guard(provider: ApiMeterProvider) -> None:
         return
 
     def consume_guarded(measurement: Any) -> None:
+        kind = type(measurement.value)
+        if kind is not float and kind is not int:
+            measurement = _plain(measurement)
+            if measurement is None:
+                return
         if reentry.may_enter():
             reentry.by_itself(consume, measurement)
             reentry.catch_up()
@@ -285,6 +296,21 @@ def guard(provider: ApiMeterProvider) -> None:
             reentry.put_off(partial(consume_guarded, kept))
 
     consumer.consume_measurement = consume_guarded
+    register: Any = getattr(consumer, "register_asynchronous_instrument", None)
+    if register is None:
+        return
+
+    def register_plain(instrument: Any) -> None:
+        callback: Any = getattr(instrument, "callback", None)
+        if callback is not None:
+
+            def callback_plain(options: Any) -> Any:
+                return filter(None, map(_plain, callback(options)))
+
+            instrument.callback = callback_plain
+        register(instrument)
+
+    consumer.register_asynchronous_instrument = register_plain
 
 
 def update_resource(provider: Any, identity: Resource) -> None:
@@ -389,6 +415,18 @@ def _limit(view: Any, reader: Any, kind: type) -> int:
         return own
     limits: dict[type, int] = getattr(reader, "_instrument_class_cardinality_limit", {})
     return limits.get(kind, CARDINALITY_LIMIT)
+
+
+def _plain(measurement: Any) -> Any:
+    """Return a measurement whose value is a plain number; None, counted and said once, where it is none."""
+    try:
+        value = nearest_finite(measurement.value)
+        return measurement if value is measurement.value else replace(measurement, value=value)
+    except Exception as error:
+        name = getattr(measurement.instrument, "name", "")
+        count("measurement.ignored")
+        say_once(("measurement", "", name), "A measurement of %s was ignored: %s", name, error)
+        return None
 
 
 def join(

@@ -26,6 +26,7 @@ from opentelemetry.sdk.metrics.export import (
 from clew.attributes import Key, Value, key_of
 from clew.metrics.exemplars import Kept
 from clew.metrics.shards import Grown, Series, largest_of_each_bucket
+from clew.nearest import nearest_number
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
@@ -227,7 +228,7 @@ class SumStream(_Stream):
                 attributes=point.attributes,
                 start_time_unix_nano=point.start,
                 time_unix_nano=now,
-                value=point.total,
+                value=nearest_number(point.total),
                 exemplars=point.exemplars(),
             )
             for point in self._collected(now)

@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import (
 )
 from opentelemetry.sdk.version import __version__ as sdk_version
 
+from clew.nearest import nearest_value, text_of
 from clew.settings import values
 from clew.settings.problems import Reading, UnfitError, shown
 
@@ -65,7 +66,14 @@ def read_resource(reading: Reading, given: Resource | Mapping[str, Any] | None) 
     instance_id_given = resource.attributes.get(INSTANCE_ID) != instance_id
     if not values.listed(reading.text(_DETECTORS) or ""):
         resource = whereabouts(instance_id_given=instance_id_given).merge(resource)
-    return resource, instance_id_given
+    return _encodable(resource), instance_id_given
+
+
+def _encodable(resource: Resource) -> Resource:
+    """Return a resource each value of which can be sent: bytes of the environment may be no text."""
+    attributes = {text_of(name): nearest_value(value) for name, value in resource.attributes.items()}
+    nearest = Resource(attributes, resource.schema_url)
+    return resource if nearest == resource else nearest
 
 
 def whereabouts(*, instance_id_given: bool) -> Resource:

@@ -1,0 +1,156 @@
+"""Batches as OTLP messages, by OpenTelemetry's encoders, and what they cannot encode in the nearest way or left out.
+
+The encoders stop at the first value that the wire format has no place for, with all that is in the batch, or drop an
+attribute and say so in the log. So a batch that fails is gone through once more: each value in it is replaced by the
+nearest one that can be sent, and what cannot be encoded even so is left out by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import Metric, MetricsData, ResourceMetrics, ScopeMetrics
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from clew.exporters.mending import Around, mended_log, mended_metrics, mended_span, with_points
+
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A message, how many items of the batch are not in it, and why."""
+
+    message: Any
+    left_out: int = 0
+    reason: str = ""
+
+
+def encoded_metrics(data: MetricsData) -> Encoded:
+    """Encode metrics; a point that cannot be encoded is left out."""
+    message, _ = _try(encode_metrics, data)
+    if message is not None:
+        return Encoded(message)
+    encoded = Encoded(None)
+
+    def keep(metric: Metric) -> Metric:
+        if _try(encode_metrics, _alone(metric))[0] is not None:
+            return metric
+        return with_points(
+            metric,
+            _encodable(
+                metric.data.data_points,
+                lambda point: _try(encode_metrics, _alone(with_points(metric, [point]))),
+                encoded,
+            ),
+        )
+
+    encoded.message = encode_metrics(mended_metrics(data, keep))
+    return encoded
+
+
+def encoded_spans(batch: Sequence[ReadableSpan]) -> Encoded:
+    """Encode spans; one that cannot be encoded is left out."""
+    return _items(batch, encode_spans, mended_span)
+
+
+def encoded_logs(batch: Sequence[ReadableLogRecord]) -> Encoded:
+    """Encode log records; one that cannot be encoded is left out."""
+    return _items(batch, encode_logs, mended_log)
+
+
+def _items(
+    batch: Sequence[Item], encode: Callable[[Sequence[Item]], Any], mend: Callable[[Item, Around], Item]
+) -> Encoded:
+    message, _ = _try(encode, batch)
+    if message is not None:
+        return Encoded(message)
+    encoded = Encoded(None)
+    around = Around()
+    mended: list[Item] = []
+
+    def check(item: Item) -> tuple[Any, str]:
+        message, reason = _try(encode, [item])
+        if message is None:
+            try:
+                item = mend(item, around)
+            except Exception as error:
+                return None, _reason(error)
+            message, reason = _try(encode, [item])
+        if message is not None:
+            mended.append(item)
+        return message, reason
+
+    _encodable(batch, check, encoded)
+    encoded.message = encode(mended)
+    return encoded
+
+
+def _encodable(items: Sequence[Item], check: Callable[[Item], tuple[Any, str]], encoded: Encoded) -> list[Item]:
+    """Return the items that can be encoded, and tell of the others."""
+    kept: list[Item] = []
+    for item in items:
+        message, reason = check(item)
+        if message is not None:
+            kept.append(item)
+        else:
+            encoded.left_out += 1
+            encoded.reason = encoded.reason or reason
+    return kept
+
+
+def _alone(metric: Metric) -> MetricsData:
+    scope = ScopeMetrics(InstrumentationScope(""), [metric], "")
+    return MetricsData([ResourceMetrics(Resource({}), [scope], "")])
+
+
+class _Heard(threading.local):
+    is_listening = False
+    has_failed = False
+
+
+_heard = _Heard()
+
+
+def _listen() -> None:
+    """Let an attribute that is left out be known, whatever the application has set for the encoders' logger."""
+    encoders = logging.getLogger("opentelemetry.exporter.otlp.proto.common._internal")
+    say = encoders.exception
+
+    def exception(*args: Any, **kwargs: Any) -> None:
+        if _heard.is_listening:
+            _heard.has_failed = True
+        else:
+            say(*args, **kwargs)
+
+    encoders.exception = exception  # type: ignore[method-assign]
+
+
+_listen()
+
+
+def _try(encode: Callable[[Any], Any], batch: Any) -> tuple[Any, str]:
+    """Encode; return the message, or None and why it is not what was to be encoded."""
+    _heard.is_listening, _heard.has_failed = True, False
+    try:
+        message = encode(batch)
+    except Exception as error:
+        return None, _reason(error)
+    finally:
+        _heard.is_listening = False
+    return (None, "an attribute cannot be encoded") if _heard.has_failed else (message, "")
+
+
+def _reason(error: Exception) -> str:
+    original: Any = getattr(error, "original_exception", error)
+    return f"it cannot be put into OTLP: {type(original).__name__}: {original}"
