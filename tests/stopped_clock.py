@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clew import short_way
+from clew import generators, short_way
 
 
 class StoppedClock:
@@ -20,6 +20,7 @@ class StoppedClock:
 
     def put_in_place(self, patch: pytest.MonkeyPatch) -> None:
         """Measure by this clock."""
-        for module in ("clew.wrappers", "clew.measure", "clew.running"):
+        for module in ("clew.wrappers", "clew.measure", "clew.running", "clew.awaited"):
             patch.setattr(sys.modules[module], "clock", self)
-        patch.setitem(short_way.NAMES, "clock", self)
+        for names in (short_way.NAMES, generators.NAMES):
+            patch.setitem(names, "clock", self)

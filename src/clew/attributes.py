@@ -9,7 +9,7 @@ from typing import Any, cast
 from clew.diagnostics import count, say_once
 from clew.nearest import nearest_integer, nearest_text
 from clew.request import policy
-from clew.untrusted import class_name, stand_in, text_of
+from clew.untrusted import class_name, class_of, stand_in, text_of
 
 Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 """What an attribute may be; anything else becomes its `str`."""
@@ -32,10 +32,11 @@ def _is_reserved_on_instruments(name: str) -> bool:
 
 def clean_value(name: str, value: Any) -> Value:
     """Return `value` as `str`, `bool`, `int`, `float` or a tuple of one of these; anything else as its `str`."""
+    kind = class_of(value)
     plain = _plain(value)
     if plain is not None:
         return plain
-    if issubclass(type(value), (list, tuple)):
+    if issubclass(kind, (list, tuple)):
         try:
             given: list[Any] = [*value]
         except Exception:  # of a subclass
@@ -50,7 +51,7 @@ def clean_value(name: str, value: Any) -> Value:
         "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
         "sequences of one of these",
         name,
-        class_name(type(value)),  # pyright: ignore[reportUnknownArgumentType]
+        class_name(kind),
     )
     return _text(name, value)
 
@@ -155,12 +156,16 @@ class Computed:
         TypeError: `compute` names a parameter that `function` has not.
     """
 
-    __slots__ = ("_owner", "raw")
+    __slots__ = ("_given", "_owner", "raw")
 
     def __init__(self, compute: Callable[..., Any], function: Callable[..., Any], owner: str) -> None:
+        self._given = compute, function, owner
         self._owner = owner
         self.raw = _binder(compute, function, owner)
         """Takes the arguments of a call and returns the call of `compute` that they make."""
+
+    def __reduce__(self) -> Any:
+        return Computed, self._given
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
         """Return the attributes of a call, cleaned; none where `compute` fails or returns no mapping."""

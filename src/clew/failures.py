@@ -66,10 +66,14 @@ class Expected:
 
     def covers(self, error: BaseException) -> bool:
         """Tell whether `error` is expected."""
+        return self.names(type(error)) or any(judge(error) for judge in self._judges)
+
+    def names(self, kind: type[BaseException]) -> bool:
+        """Tell whether the exceptions of a class are expected whatever they hold."""
         types, names = self._known
         if names:
             types, _ = self._known = _looked_up(types, names)
-        return is_one_of(type(error), types) or any(judge(error) for judge in self._judges)
+        return is_one_of(kind, types)
 
     @classmethod
     def of(cls, given: tuple[type[BaseException] | str | Callable[[BaseException], object], ...]) -> Expected:
@@ -149,6 +153,13 @@ def failure(error: BaseException, expected: Checked, expected_everywhere: Expect
     if expected_everywhere.covers(error) or (is_one_of(kind, (SystemExit,)) and _is_success(error)):
         return None
     return error_type_of(kind)
+
+
+def failure_of_kind(kind: type[BaseException], expected: Checked, expected_everywhere: Expected) -> str | None:
+    """Return the same of an exception of which only the class is left; then no callable is asked."""
+    if is_one_of(kind, _NO_FAILURE) or (type(expected) is tuple and is_one_of(kind, expected)):
+        return None
+    return None if expected_everywhere.names(kind) else error_type_of(kind)
 
 
 def _is_success(leaving: Any) -> bool:

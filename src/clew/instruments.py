@@ -141,6 +141,10 @@ class _Instrument:
         """Return the bounds of a histogram's buckets; None for a kind that sums."""
         return None
 
+    def __reduce__(self) -> Any:
+        """A copy, and what is unpickled, is the instrument of that identity that the process has."""
+        return _again, (type(self), self.name, self.unit, self.description, self.scope, self._advice)
+
     def __repr__(self) -> str:
         return f"<clew {type(self).__name__} {self.name!r} of {self.scope!r}>"
 
@@ -162,6 +166,9 @@ class _Bound(Generic[I]):
         self._least = instrument._least
         self._local: Any = None
         pipeline.linked.add(self)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._instrument, self._attributes)
 
     def cut(self) -> None:
         """Let go of the pipeline, which is about to change."""
@@ -319,6 +326,10 @@ def _make(kind: type[I], name: str, unit: str, description: str, scope: str | No
         if len(_made) < _MOST_KEPT:
             found = _made.setdefault(identity, found)
     return found
+
+
+def _again(kind: type[I], name: str, unit: str, description: str, scope: str, advice: dict[str, Any]) -> I:
+    return _make(kind, name, unit, description, scope, **advice)
 
 
 def counter(name: str, *, unit: str = "", description: str = "", scope: str | None = None) -> Counter:

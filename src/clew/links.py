@@ -16,8 +16,9 @@ from opentelemetry.trace import get_current_span
 
 from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
-from clew.failures import OTHER, Checked, failure
+from clew.failures import OTHER, Checked, failure, failure_of_kind
 from clew.metrics.exemplars import SPAN_KEY
+from clew.metrics.recorder import NO_REQUEST
 from clew.metrics.sharded import ShardedInstrument, ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
 from clew.pipeline import INSTRUMENT_SETS, OVERFLOW
@@ -32,10 +33,12 @@ _PLAIN = {str, bool, int, float}
 class _OperationLink:
     """What the links of operations share: how a run is recorded that does not simply return."""
 
-    __slots__ = ("_expected", "operation")
+    __slots__ = ("_expected", "operation", "returned")
 
     def __init__(self, operation: Operation, expected: Checked) -> None:
         self.operation = operation
+        self.returned: type = type(None)
+        """The class of what a call has returned last, which is a value."""
         self._expected = expected
 
     def end(self, shard: Shard, seconds: float, error: BaseException, context: Context | None = None) -> None:
@@ -48,8 +51,17 @@ class _OperationLink:
         try:
             error_type = failure(error, self._expected, operation.pipeline.expected)
         finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
-            given = {name: value for name, value in series.attributes.items() if name not in RESERVED}
-            operation.series(series.key, given, error_type).record(seconds, context)
+            operation.series(series.key, _users_own(series), error_type).record(seconds, context)
+
+    def __reduce__(self) -> Any:
+        """A function that is pickled with what it is made of has no link where it is unpickled."""
+        return _none, ()
+
+    def end_later(self, shard: Shard, seconds: float, kind: type[BaseException] | None) -> None:
+        """Record a run that has ended where there was no room to record it, perhaps by an exception of that class."""
+        operation, series = self.operation, shard.series
+        error_type = None if kind is None else failure_of_kind(kind, self._expected, operation.pipeline.expected)
+        operation.series(series.key, _users_own(series), error_type).record(seconds, NO_REQUEST)
 
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
@@ -59,6 +71,14 @@ class _OperationLink:
     def again(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
         raise NotImplementedError
+
+
+def _none() -> None:
+    """Return what links are pickled as."""
+
+
+def _users_own(series: Series) -> dict[str, Value]:
+    return {name: value for name, value in series.attributes.items() if name not in RESERVED}
 
 
 class Link(_OperationLink):

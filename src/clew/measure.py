@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from time import perf_counter as clock
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import forks, pipeline
 from clew.attributes import Computed, Value, clean_given, key_of
+from clew.callables import alike, is_decorated
 from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
 from clew.running import Run, begin
@@ -64,19 +65,23 @@ class Measure:
         failed: Callable[[Any], object] | None,
         span: bool | None,
     ) -> Any:
-        if isinstance(function, (staticmethod, classmethod)):
-            method = cast("Any", function)
-            return type(method)(self._decorate(method.__func__, attributes, expected, failed, span))
-        if inspect.isclass(function) or not callable(function):
+        if not is_decorated(function):
             raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
         name = self._name or checked_name(_qualified_name(function))
-        constant: dict[str, Value] = {}
-        compute: Computed | None = None
-        if callable(attributes):
-            compute = Computed(attributes, function, name)
-        elif attributes is not None:
-            constant = clean_given(attributes, name)
-        return wrap(function, Site(name, constant, compute, expected, failed, span))
+
+        def decorate(called: Any) -> Any:
+            constant: dict[str, Value] = {}
+            compute: Computed | None = None
+            if callable(attributes):
+                compute = Computed(attributes, called, name)
+            elif attributes is not None:
+                constant = clean_given(attributes, name)
+            return wrap(called, Site(name, constant, compute, expected, failed, span))
+
+        return alike(function, decorate, self)
+
+    def __reduce__(self) -> Any:
+        return Measure, (self._name,)
 
     def __enter__(self) -> Measure:
         link = self._link
@@ -237,6 +242,9 @@ class _Given(Measure):
     def __call__(self, function: Any, /) -> Any:
         return self._decorate(function, self._attributes, self._expected, self._failed, self._span)
 
+    def __reduce__(self) -> Any:
+        return _Given, (self._name, self._attributes, self._expected, self._failed, self._span)
+
     def __enter__(self) -> Measure:
         if self._started is not None:
             self._refuse_again()
@@ -257,7 +265,8 @@ class Site:
     __slots__ = (
         "__weakref__",
         "_asked",
-        "_link",
+        "_cell",
+        "_holder",
         "attributes",
         "compute",
         "expected",
@@ -284,35 +293,51 @@ class Site:
         self.failed = failed
         self.span = span
         self._asked: pipeline.Pipeline | None = None
-        self._link: Callable[[Any], None] | None = None
+        self._cell: Any = None
+        self._holder: weakref.ref[FunctionType] | None = None
         sites.add(self)
 
-    def on_link(self, link: Callable[[Any], None]) -> None:
-        """Have `link` called with each new link, and with None when that is cut."""
-        self._link = link
+    def on_link(self, holder: Any) -> None:
+        """Put each new link, and None when that is cut, into the variable ``link`` of the closure of a function."""
+        names = [name.lstrip(".") for name in holder.__code__.co_freevars]
+        self._cell = holder.__closure__[names.index("link")]
+        self._holder = weakref.ref(holder)  # for whoever pickles it, such as cloudpickle
         pipeline.linked.add(self)
+
+    def __reduce__(self) -> Any:
+        given = (self.name, self.attributes, self.compute, self.expected, self.failed, self.span)
+        return Site, given, None if self._holder is None else self._holder()
+
+    def __setstate__(self, holder: Any) -> None:
+        self.on_link(holder)
 
     def make_link(self) -> None:
         """Link to the current pipeline if it has a short way for this function."""
         forks.notice()
         current = pipeline.current
-        if current is None or current is self._asked or self._link is None:
+        if current is None or current is self._asked or self._cell is None:
             return
         from clew.links import link_site  # only where there is something to link to
 
         self._asked = current
         try:
-            self._link(None if current.follows_requests else link_site(self, current))
+            self._cell.cell_contents = None if current.follows_requests else link_site(self, current)
         except Exception as trouble:
             say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
         if current is not pipeline.current:  # it has changed meanwhile
             self.cut()
 
+    def saw(self, result: object) -> None:
+        """Tell the link what class a call has returned that went the long way."""
+        link = None if self._cell is None else self._cell.cell_contents
+        if link is not None:
+            link.returned = type(result)
+
     def cut(self) -> None:
         """Let go of the pipeline."""
         self._asked = None
-        if self._link is not None:
-            self._link(None)
+        if self._cell is not None:
+            self._cell.cell_contents = None
 
 
 sites: WeakCollection[Site] = WeakCollection()
@@ -340,6 +365,8 @@ _MOST_CHECKED = 4_096
 
 
 def _qualified_name(function: Any) -> str:
+    if isinstance(function, (staticmethod, classmethod)):
+        function = cast("Any", function).__func__
     module = getattr(function, "__module__", None) or type(function).__module__
     name = getattr(function, "__qualname__", None)
     if name is None:  # a functools.partial, an object with __call__
@@ -405,7 +432,7 @@ def measure(
             made._started = None  # pyright: ignore[reportPrivateUsage]
             return made
     if name is not None and not issubclass(type(name), str):  # a proxy only passes for one
-        if callable(name) or isinstance(name, (staticmethod, classmethod)):
+        if is_decorated(name) or callable(name):
             if not plain:
                 raise TypeError(f"clew.measure takes {name!r} alone; with more, write @clew.measure(…) above it")
             return Measure(None)(cast("Any", name))

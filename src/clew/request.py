@@ -20,7 +20,9 @@ from typing import Any, TypeVar, cast, overload
 from opentelemetry.context import Context, create_key, get_current
 
 from clew import entries, forks
+from clew.awaited import is_coroutine, named_as
 from clew.binding import bind
+from clew.callables import alike, as_of, is_coroutine_function, is_decorated, within
 from clew.diagnostics import count, say_once
 from clew.failures import NOTHING_EXPECTED, Checked, failure
 from clew.imports import imported
@@ -359,32 +361,59 @@ class Request:
     def __call__(self, function: M, /) -> M: ...
     def __call__(self, function: Any, /) -> Any:
         """Decorate a function or coroutine function: each call is a request of its own."""
-        if isinstance(function, (staticmethod, classmethod)):
-            method = cast("Any", function)
-            return type(method)(self(method.__func__))
+        if not is_decorated(function):
+            raise TypeError(f"clew.request() decorates functions, not {type(function).__name__} ({function!r})")
+        return alike(function, self._decorate, self)
+
+    def _decorate(self, function: Any) -> Any:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"clew.request() cannot decorate the generator function {function.__qualname__}: its body runs a step "
                 "at a time in whatever request drives it. Use `with clew.request():` inside it, or decorate its caller."
             )
-        if not callable(function):
-            raise TypeError(f"clew.request() decorates functions, not {type(function).__name__} ({function!r})")
         given = self._given
-        if inspect.iscoroutinefunction(function):
+        if is_coroutine_function(function):
+            return within(function, functools.partial(Request, given))
+        request, is_awaited, leave_for_now = Request, is_coroutine, _leave_for_now
 
-            @functools.wraps(function)
-            async def call_coroutine(*args: Any, **kwargs: Any) -> Any:
-                with Request(given):
-                    return await function(*args, **kwargs)
-
-            return call_coroutine
-
-        @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with Request(given):
-                return function(*args, **kwargs)
+            entered = request(given)
+            with entered:
+                result = function(*args, **kwargs)
+                if is_awaited(result):  # told only now: what has run is a part of what is awaited
+                    result = leave_for_now(entered, result)
+            return result
 
-        return call
+        return as_of(function, call)
+
+    def __reduce__(self) -> Any:
+        return Request, (self._given,)
+
+
+def _leave_for_now(request: Request, coroutine: Any) -> Any:
+    """Return a coroutine that goes on with the request in which a call has made `coroutine`."""
+    left: RequestCell = request._entries[-1][0]  # pyright: ignore[reportPrivateUsage]
+    entry, left.entry = left.entry, None  # what is followed of it ends when that does
+
+    async def go_on() -> Any:
+        before = get_current()
+        cell = RequestCell(left.request_id, cell_in(before))
+        cell.entry = entry
+        within = with_cell(cell, before)
+        enter(cell, within)
+        try:
+            result = await coroutine
+        except BaseException as error:
+            remember(error, cell.request_id)
+            cell.end(failure_of(error))
+            raise
+        else:
+            cell.end()
+            return result
+        finally:
+            leave(cell, before, within)
+
+    return named_as(coroutine, go_on())
 
 
 def enter(cell: RequestCell, within: Context) -> None:
@@ -426,7 +455,7 @@ def request(value: Any = None, /) -> Any:
     As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
     functions are refused with a TypeError when they are decorated.
     """
-    if issubclass(type(value), (staticmethod, classmethod)) or (callable(value) and not _may_be_text(value)):
+    if is_decorated(value) and not _may_be_text(value):
         decorate: Any = Request()
         try:
             return decorate(value)

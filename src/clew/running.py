@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_span_in_context
 
+from clew import pipeline as where
 from clew.attributes import Key, Value, clean, key_of
 from clew.binding import Variable, bind
 from clew.diagnostics import count, say_once
-from clew.failures import OTHER, Checked, failure, reason_of
+from clew.failures import OTHER, Checked, failure, failure_of_kind, reason_of
+from clew.metrics.recorder import NO_REQUEST
 from clew.nearest import nearest_text
+from clew.owed import owed, settle
 from clew.request import RequestCell, cell_in
 from clew.untrusted import text_of
 
 if TYPE_CHECKING:
     from clew.entries import Entry
+    from clew.measure import Site
     from clew.pipeline import Pipeline
 
 R = TypeVar("R")
@@ -34,6 +38,7 @@ class Run:
         "_context",
         "_expected",
         "_followed",
+        "_is_recorded",
         "_name",
         "_operation",
         "_pipeline",
@@ -70,6 +75,7 @@ class Run:
         self.span: Span | None = None
         self._context: Context | None = get_current() if keeps_context else None
         self._followed: _Followed | None = None
+        self._is_recorded = False
         self._operation = pipeline.operation(name)
         if started is not None:
             self._started = started
@@ -100,6 +106,35 @@ class Run:
             self._context = within
         else:
             self._before, self._within = before, within
+
+    # what a call has returned that is awaited later
+
+    def pause(self) -> None:
+        """Be under way no more until what the call has returned is awaited."""
+        self.leave()
+        self._started -= clock()  # how long the call took, below zero
+        if self._pipeline.is_open:
+            self._operation.recorder.abandon()
+
+    def go_on(self) -> None:
+        """Be under way again."""
+        if self._pipeline.is_open:
+            self._operation.recorder.begin()
+        if self.span is not None:
+            before = get_current()
+            within = set_span_in_context(self.span, before)
+            if bind(within):
+                self._before, self._within = before, within
+        if self._pipeline.follows_requests:
+            self._followed = _followed(self._name, is_generator=False)
+        self._started += clock()
+
+    def leave(self) -> None:
+        """Be current no more for what comes after the call."""
+        if self._followed is not None:
+            self._followed.leave()
+        if self._within is not None and get_current() is self._within and self._before is not None:
+            bind(self._before)
 
     # what the code inside tells
 
@@ -144,6 +179,8 @@ class Run:
         finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
             try:
                 self._record(seconds, error_type)
+            except RecursionError:
+                raise
             except Exception as trouble:
                 _not_recorded(self._name, trouble)
             try:
@@ -153,8 +190,23 @@ class Run:
                 if self.span is not None:
                     self._end_span(error, error_type)
 
+    def end_later(self, ended: float, kind: type[BaseException] | None) -> None:
+        """Record the run, where that was not done when it ended for want of room on the stack.
+
+        Args:
+            ended: When it has ended, by `perf_counter`.
+            kind: The class of the exception that has left it.
+        """
+        error_type = self._reason
+        if kind is not None:
+            error_type = failure_of_kind(kind, self._expected, self._pipeline.expected)
+        self._context = NO_REQUEST
+        self._record(ended - self._started, error_type)
+        if self.span is not None:
+            self._end_span(None, error_type)
+
     def _record(self, seconds: float, error_type: str | None) -> None:
-        if not self._pipeline.is_open:
+        if self._is_recorded or not self._pipeline.is_open:
             return
         attributes, key = self.attributes, self.key
         if self._added is not None:
@@ -162,10 +214,13 @@ class Run:
             key = key_of(attributes)
         try:
             series = self._operation.series(key, attributes, error_type)
+        except RecursionError:
+            raise
         except BaseException:
             self._operation.recorder.abandon()
             raise
         series.record(seconds, self._context)
+        self._is_recorded = True
 
     def end_with(self, result: R, failed: Callable[[R], object] | None) -> None:
         """End the run, which has returned `result`; `failed` says whether that is a failure."""
@@ -290,10 +345,24 @@ def begin(
 ) -> Run | None:
     """Begin a run, or return None, counted and said once, where that fails."""
     try:
+        if owed:
+            settle()
         return Run(pipeline, name, attributes, key, expected, span=span, keeps_context=keeps_context)
     except Exception as trouble:
         _not_recorded(name, trouble)
         return None
+
+
+def begin_run(site: Site, args: Any, kwargs: Any, *, keeps_context: bool = False) -> Run | None:
+    """Begin a run of a decorated function; None where nothing is measured."""
+    current = where.current
+    if current is None:
+        return None
+    attributes, key = site.attributes, site.key
+    if site.compute is not None:
+        attributes = site.compute(args, kwargs) or {}
+        key = key_of(attributes)
+    return begin(current, site.name, attributes, key, site.expected, span=site.span, keeps_context=keeps_context)
 
 
 def _without_span(name: str, trouble: Exception) -> None:

@@ -20,6 +20,7 @@ from clew.failures import Expected
 from clew.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.locks import renew_in_child
 from clew.metrics.recorder import PortableRecorder, Recorder
+from clew.owed import settle
 from clew.providers import Given
 from clew.request import policy
 from clew.settings import ConfigurationError, Problem, Settings, load_settings
@@ -96,6 +97,7 @@ class Telemetry:
         Returns:
             False only where something was not delivered. It never raises, and may be called from any thread.
         """
+        settle()
         return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
 
     def let_go(self, timeout: float) -> bool:
@@ -115,6 +117,7 @@ class Telemetry:
             False only where something was not delivered. It never raises, and may be called again: that waits for the
             first call if it is under way, and returns what the first one returned.
         """
+        settle()
         with lifetime.ending():
             return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
 

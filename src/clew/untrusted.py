@@ -16,12 +16,17 @@ _qualified_name_of = vars(type)["__qualname__"].__get__
 _BY_ITSELF = frozenset({str, int, float, bool, type(None)})
 
 
-def class_name(kind: type) -> str:
+def class_of(value: object) -> type[Any]:
+    """Return the real class of a value, whatever it says of itself."""
+    return type(value)
+
+
+def class_name(kind: type[Any]) -> str:
     """Return the name of a class."""
     return str.__str__(_name_of(kind))
 
 
-def qualified_name(kind: type) -> str:
+def qualified_name(kind: type[Any]) -> str:
     """Return the ``__qualname__`` of a class."""
     return str.__str__(_qualified_name_of(kind))
 

@@ -23,6 +23,7 @@ from clew.metrics.exemplars import REQUEST_LINK, SPAN_KEY, Kept, RequestExemplar
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
+from clew.owed import settle
 
 
 class ShardedInstrument:
@@ -253,6 +254,7 @@ class ShardedRecorder:
 
     def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:
         """Take what all shards have grown by, share it out to all readers, and return the metrics of this one."""
+        settle()
         with self._lock:
             self._share_out()
             now = time.time_ns()
