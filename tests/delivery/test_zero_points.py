@@ -447,6 +447,19 @@ def test_points_that_are_rejected_beside_others_may_be_the_zeros(
     assert numbers(exports(endpoint, "orders")[-1]) == [1, 1]
 
 
+def test_a_value_that_cannot_be_carried_costs_no_zero(telemetry: clew.Telemetry, endpoint: Any) -> None:
+    meter = telemetry.meter_provider.get_meter("theirs")
+    meter.create_counter("large").add(2**64)
+    with clew.measure("work"):
+        clew.counter("orders").add(1)
+    telemetry.force_flush()
+    assert numbers(exports(endpoint, "large")[-1]) == [0, float(2**64)]
+    for name in ("orders", "operation.duration"):
+        is_right_zero(*exports(endpoint, name)[-1])
+    telemetry.force_flush()
+    assert [len(exports(endpoint, name)[-1]) for name in ("large", "orders", "operation.duration")] == [1, 1, 1]
+
+
 # series of all sorts
 
 
