@@ -93,7 +93,9 @@ class _Instrument:
                     self._put_off(value, attributes, context)
                     return
                 settled = newly
-            value = nearest_finite(value) if self._is_added_up else nearest_number(value)
+            kind = type(value)
+            if not ((kind is float or kind is int) and -_MOST <= value <= _MOST):
+                value = nearest_finite(value) if self._is_added_up else nearest_number(value)
             if settled.sharded is not None and (self._least < 0 or value >= 0):
                 shard = settled.sharded.shard(attributes)
                 shard.series.add(shard, value, context)

@@ -40,6 +40,7 @@ def test_a_hundred_thousand_series_and_long_log_lines_arrive(
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_EXPORTER_OTLP_TIMEOUT": "120000",
         "OTEL_TRACES_EXPORTER": "none",
+        "CLEW_ZERO_POINTS": "false",
     }.items():
         monkeypatch.setenv(name, value)
     telemetry = clew.configure(resource={"service.name": "large"})
