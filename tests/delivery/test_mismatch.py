@@ -26,7 +26,7 @@ SAID = {
     ("https", "http"): (NO_TLS,),
     ("https", "https"): (),
     ("https", "grpc"): (NO_TLS, GRPC),
-    ("https", "grpcs"): ("the TLS connection failed",),
+    ("https", "grpcs"): (GRPC,),
     ("grpc", "http"): (HTTP,),
     ("grpc", "https"): (TLS, HTTP),
     ("grpc", "grpc"): (),

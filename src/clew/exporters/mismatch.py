@@ -30,14 +30,18 @@ def mismatch(settings: OtlpSettings, timeout: float) -> str | None:
         return None
     host, port = place
     timeout = min(timeout / 3, _LONGEST_SECONDS)
+    is_tls = False
     for is_secure, ask in ((True, _ask_over_tls), (True, _ask_for_http2), (False, _ask)):
+        if is_tls and not is_secure:
+            break
         try:
             spoken = ask(host, port, timeout)
         except OSError:
             continue
-        if is_secure or spoken is not None:
+        is_tls = is_tls or is_secure
+        if spoken is not None:
             return _difference(settings, is_secure=is_secure, spoken=spoken)
-    return None
+    return _difference(settings, is_secure=True, spoken=None) if is_tls else None
 
 
 def _difference(settings: OtlpSettings, *, is_secure: bool, spoken: Spoken) -> str | None:
