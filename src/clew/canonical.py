@@ -109,9 +109,7 @@ class Line:
             return
         what = name or self._outermost or "request"
         outcome = "succeeded" if failure is None else f"failed ({failure})"
-        record = logger.makeRecord(
-            LOGGER, logging.INFO, __file__, 0, "%s %s in %.6f s", (what, outcome, seconds), None, "write"
-        )
+        record = logger.makeRecord(LOGGER, logging.INFO, "", 0, "%s %s in %.6f s", (what, outcome, seconds), None)
         with self._lock:
             values = dict(self._values)
             operations = {

@@ -43,9 +43,20 @@ def say_once(about: object, message: str, *args: object, level: int = logging.WA
         return
     _said.add(about)
     try:
-        logger.log(level, message, *map(sayable, args))
+        _log(level, message, tuple(map(sayable, args)))
     except Exception:  # a user's handler or filter that raises must not reach the measured code
         return
+
+
+def _log(level: int, message: str, args: tuple[object, ...]) -> None:
+    """Log it, also where `logging.config` has disabled our logger, as it does by default with all it does not name."""
+    if not logger.disabled:
+        logger.log(level, message, *args)
+    elif logging.root.manager.disable < level and logger.getEffectiveLevel() <= level:
+        record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
+        passed = logger.filter(record)
+        if passed:
+            logger.callHandlers(passed if isinstance(passed, logging.LogRecord) else record)
 
 
 class _Waiting(threading.local):

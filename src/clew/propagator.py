@@ -40,6 +40,7 @@ class CarrierCell(RequestCell):
     _carrier: Any = None
     _getter: Getter[Any] | None = None
     around: Context | None = None
+    client: object = None
     ended = False
     route: str | None = None
     is_measured = False

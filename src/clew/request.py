@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import re
+import sys
 import threading
 import time
 import weakref
@@ -317,7 +318,8 @@ class Request:
 
     def __init__(self, given: object = None) -> None:
         self._given = given
-        self._entries: list[tuple[RequestCell, Context, Context]] = []
+        # several tasks and threads may be inside at a time, and a generator beside the code that drives it
+        self._entries: dict[int, tuple[RequestCell, Context, Context, int]] = {}
 
     def __enter__(self) -> str:
         forks.notice()
@@ -331,29 +333,38 @@ class Request:
         if entries.current is not None:
             cell.follow()
         within = with_cell(cell, before)
-        self._entries.append((cell, before, within))
+        self._entries[id(cell)] = (cell, before, within, id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
         try:
             enter(cell, within)
         except BaseException:  # of a signal's handler, in the middle
-            leave(*self._entries.pop())
+            del self._entries[id(cell)]
+            leave(cell, before, within)
             raise
         return name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        cell, before, within = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
         try:
-            cell, before, within = self._entries[-1]
             if error is not None:
                 remember(error, cell.request_id)
             if cell.entry is not None:
                 cell.end(failure_of(error))
             leave(cell, before, within)
         except BaseException:  # of a signal's handler, in the middle
-            leave(*self._entries[-1])
+            leave(cell, before, within)
             raise
         finally:
-            del self._entries[-1]
+            del self._entries[id(cell)]
+
+    def _entered(self, frame: int) -> tuple[RequestCell, Context, Context]:
+        """Return what the task or thread that asks has entered last, in the same ``with`` statement if it can be."""
+        found = list(self._entries.values())
+        if len(found) > 1:
+            found = [entry for entry in found if entry[0].is_owned()] or found
+            found = [entry for entry in found if entry[3] == frame] or found
+        return found[-1][:3]
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -369,7 +380,8 @@ class Request:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"clew.request() cannot decorate the generator function {function.__qualname__}: its body runs a step "
-                "at a time in whatever request drives it. Use `with clew.request():` inside it, or decorate its caller."
+                "at a time, and who drives it would have its ID between the steps. Decorate the caller, or write "
+                "`with clew.request():` inside it around the work of one step, without a yield."
             )
         given = self._given
         if is_coroutine_function(function):

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, BackgroundTasks, FastAPI
+from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -373,3 +373,92 @@ def test_an_id_that_comes_in_is_not_mistaken_for_the_one_of_a_call_inside(record
         return JSONResponse([response.json(), clew.request_id()])
 
     assert get(fastapi.instrument(outer), "/", x_request_id="outer").json() == ["inner", "outer"]
+
+
+class _Outside(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+
+@pytest.mark.skipif(not HAS_TELEMETRY, reason="this FastAPI does not measure itself")
+@pytest.mark.parametrize("outside", [0, 1, 2])
+@pytest.mark.parametrize("inside", [0, 1])
+def test_one_point_a_request_where_tasks_begin_around_the_middleware(
+    outside: int, inside: int, recorded: Recorded
+) -> None:
+    app = FastAPI(telemetry={"metrics": True, "meter_provider": recorded.telemetry.meter_provider})  # type: ignore[call-arg, typeddict-item, unused-ignore]
+    for _ in range(inside):
+        app.add_middleware(_Outside)
+    app.add_middleware(RequestMiddleware)
+    for _ in range(outside):
+        app.add_middleware(_Outside)
+
+    @app.get("/orders/{number}")
+    def show(number: str) -> str:
+        return number
+
+    assert get(app, "/orders/7").status_code == 200
+    assert sum(point.count for point in recorded.points("http.server.request.duration")) == 1
+    assert len(recorded.points("http.server.active_requests")) == 1
+
+
+def test_routes_that_are_no_path_operations_are_named_too(recorded: Recorded, tmp_path: Any) -> None:
+    (tmp_path / "page.txt").write_text("text")
+    inner, router = FastAPI(**QUIET), APIRouter()
+    app = FastAPI(**QUIET)
+    app.add_route("/health", tell)
+    app.router.routes.append(Route("/plain/{word}", tell))
+    app.mount("/static", StaticFiles(directory=tmp_path))
+    inner.add_route("/{word}/deep", tell)
+    app.mount("/sub/{tenant}", inner)
+    router.add_route("/listed/{word}", tell)
+    app.include_router(router, prefix="/under")
+    fastapi.instrument(app)
+    expected = {
+        "/health": "/health",
+        "/plain/1": "/plain/{word}",
+        "/static/page.txt": "/static/{path}",
+        "/docs": "/docs",
+        "/openapi.json": "/openapi.json",
+        "/sub/9/1/deep": "/sub/{tenant}/{word}/deep",
+        "/sub/9/docs": "/sub/{tenant}/docs",
+        "/under/listed/1": "/under/listed/{word}",
+        "/nowhere": None,
+    }
+    for path in expected:
+        get(app, path)
+    routes = [point.attributes.get("http.route") for point in recorded.points("http.server.request.duration")]
+    assert sorted(routes, key=str) == sorted(expected.values(), key=str)
+
+
+def test_the_canonical_line_of_an_exception_that_is_an_answer_says_its_status(
+    configured: Callable[..., Recorded], log_records: Any
+) -> None:
+    configured(log_processors=[log_records.processor], logs_canonical=True)
+    app = FastAPI(**QUIET)
+
+    class TooBusyError(Exception):
+        pass
+
+    @app.get("/refuses")
+    async def refuse() -> None:
+        raise HTTPException(503)
+
+    @app.get("/busy")
+    async def busy() -> None:
+        raise TooBusyError
+
+    @app.exception_handler(TooBusyError)
+    async def answer(request: Request, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse("busy", 503)
+
+    @app.get("/fails")
+    async def broken() -> None:
+        raise RuntimeError
+
+    fastapi.instrument(app)
+    for path in ("/refuses", "/busy", "/fails"):
+        get(app, path)
+    lines = [record.attributes for record in log_records.all() if "request.outcome" in record.attributes]
+    assert [line["error.type"] for line in lines] == ["503", "503", "RuntimeError"]
+    assert not [name for line in lines for name in line if name.startswith("code.")]

@@ -20,7 +20,7 @@ from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not
 from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.measured import AIOHTTP, Measurers, aiohttp_measures
 from clew.integrations.onward import pass_on
-from clew.integrations.served import Served, is_served
+from clew.integrations.served import Served, in_no_request, is_served
 from clew.propagator import CARRIER_KEY, CarrierCell
 from clew.redirects import redirect_target
 
@@ -141,17 +141,21 @@ class _Middleware:
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Run the handler for one request."""
-        if is_served(request) or is_ignored(self._ignore, request, request.path):
+        if is_served(request):
             return await handler(request)
+        if is_ignored(self._ignore, request, request.path):
+            with in_no_request():
+                return await handler(request)
         _make_known(request)
         request_id = self._incoming.choose(request.headers.get)
+        name = self._incoming.came_in(request.headers.get) or self._incoming.header_names()[0]
         served = Served(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
         measurement = self._measured(request, inspect.currentframe())
         response: Any = None
         error: BaseException | None = None
         try:
             if self._update_request_headers:
-                request = _with_header(request, self._incoming.header_names()[0], request_id)
+                request = _with_header(request, name, request_id)
             response = await handler(request)
             return response
         except BaseException as left:
@@ -194,7 +198,7 @@ class _Middleware:
 
     async def prepare(self, request: Any, response: Any) -> None:
         """Put the ID on a response that is about to be sent, whoever has made it."""
-        name = self._incoming.echo_name()
+        name = self._incoming.echo_name(self._incoming.came_in(request.headers.get))
         cell = request.get(CARRIER_KEY)
         if name is None or not isinstance(cell, CarrierCell) or cell.request_id is None:
             return

@@ -19,7 +19,7 @@ from opentelemetry.context import get_current
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.routes import route_template
-from clew.integrations.served import Served, is_served
+from clew.integrations.served import Served, in_no_request, is_served, leave_other_of_connection
 from clew.propagator import CARRIER_KEY
 
 Scope = MutableMapping[str, Any]
@@ -93,12 +93,13 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one connection."""
         kind = scope["type"]
-        if (
-            (kind != "http" and kind != "websocket")
-            or (CARRIER_KEY in scope and is_served(scope))
-            or (self._ignore and self._ignores(scope))
-        ):
+        if (kind != "http" and kind != "websocket") or (CARRIER_KEY in scope and is_served(scope)):
             await self.app(scope, receive, send)
+            return
+        leave_other_of_connection(scope)
+        if self._ignore and self._ignores(scope):
+            with in_no_request():
+                await self.app(scope, receive, send)
             return
         call = _Call(self._incoming, scope, receive, send)
         if self._update_request_headers:
@@ -142,8 +143,10 @@ class _Call:
         given: Any = scope.get("headers")
         if not isinstance(given, (list, tuple)):  # any iterable may stand there, and it is read more than once
             scope["headers"] = list(given or ())
+        self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
         self._served = Served(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
+        self._served.serve(scope.get("client"))
         self._is_followed = self._served.is_followed
 
     def _header(self, name: str) -> str | None:
@@ -155,7 +158,7 @@ class _Call:
         return None
 
     def update_request_headers(self) -> None:
-        name = _field(self._incoming.header_names()[0])
+        name = _field(self._came_in or self._incoming.header_names()[0])
         kept = [(key, value) for key, value in self._scope["headers"] if key.lower() != name]
         self._scope["headers"] = [*kept, (name, self._request_id.encode("ascii"))]
 
@@ -171,7 +174,8 @@ class _Call:
                     version=scope.get("http_version"),
                     is_auto=is_auto,
                     frame=frame,
-                    app=app,
+                    # with all that stands around us, also where a task begins in between and the frames end
+                    app=scope.get("app") or app,
                 )
         except Exception as trouble:
             not_measured(trouble)
@@ -197,7 +201,15 @@ class _Call:
             self._is_disconnected = True
             raise
         if (self._measurement is not None or self._is_followed) and self._is_last(kind, message):
-            self._answered(sys.exc_info()[1] if self._status is not None and self._status >= 500 else None)
+            self._answered(self._unhandled())
+
+    def _unhandled(self) -> BaseException | None:
+        """Return the exception that the answer is made for where nobody has answered it on purpose, as another status.
+
+        An HTTPException is an answer, and so is what a handler of the application's makes of its own exceptions.
+        """
+        error = sys.exc_info()[1] if self._status == 500 else None
+        return None if getattr(error, "status_code", None) == 500 else error
 
     def _is_last(self, kind: str, message: Message) -> bool:
         if kind == "http.response.body":
@@ -209,7 +221,7 @@ class _Call:
         return kind == "http.response.pathsend"
 
     def _echoed(self, message: Message) -> Message:
-        name = self._incoming.echo_name()
+        name = self._incoming.echo_name(self._came_in)
         if name is None:
             return message
         key = _field(name)

@@ -19,6 +19,7 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from clew.integrations.everywhere import default_of, has_none_by_default, patch
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations.measured import Measurers
-from clew.integrations.served import Carrier, Served, is_served
+from clew.integrations.served import Carrier, Served, in_no_request, is_served
 from clew.propagator import bound_cell
 
 try:
@@ -186,7 +187,8 @@ class RequestMiddleware:
         if self._is_async:
             return self._answer_async(request)
         if self._passes_by(request):
-            return self._told(request, self._get_response(request))
+            with self._outside(request):
+                return self._told(request, self._get_response(request))
         call = _Call(self, request)
         try:
             response = self._get_response(request)
@@ -197,7 +199,8 @@ class RequestMiddleware:
 
     async def _answer_async(self, request: Any) -> Any:
         if self._passes_by(request):
-            return self._told(request, await self._get_response(request))
+            with self._outside(request):
+                return self._told(request, await self._get_response(request))
         call = _Call(self, request)
         try:
             response = await self._get_response(request)
@@ -208,6 +211,10 @@ class RequestMiddleware:
 
     def _passes_by(self, request: Any) -> bool:
         return is_served(_carrier(request)) or is_ignored(self._ignore, request, request.path_info)
+
+    def _outside(self, request: Any) -> AbstractContextManager[None]:
+        """Return what an ignored path runs in: no request, not one that was left behind either."""
+        return nullcontext() if is_served(_carrier(request)) else in_no_request()
 
     def _told(self, request: Any, response: R) -> R:
         _tell(request)
@@ -241,9 +248,9 @@ class RequestMiddleware:
             not_measured(trouble)
             return None
 
-    def echo(self, response: Any, name: str) -> None:
+    def echo(self, response: Any, name: str, request: Any) -> None:
         """Put the ID on the response."""
-        header = self._incoming.echo_name()
+        header = self._incoming.echo_name(self._incoming.came_in(request.headers.get))
         if header is not None:
             response[header] = name
             if self._incoming.expose:
@@ -266,7 +273,7 @@ class _Call:
 
     def respond(self, response: Any) -> Any:
         self._status = response.status_code
-        self._middleware.echo(response, self._name)
+        self._middleware.echo(response, self._name, self._request)
         if self._measurement is not None:
             self._measurement.response_starts()
         if getattr(response, "streaming", False) and not hasattr(response, "file_to_stream"):

@@ -299,7 +299,7 @@ class _Call:
 
     def _echo(self, *, is_first: bool = False) -> None:
         """Put the ID among the trailing metadata that there is so far."""
-        name = self._options.incoming.echo_name()
+        name = self._options.incoming.echo_name(self._options.incoming.came_in(self._read))
         if name is None:
             return
         key = key_of(name)

@@ -46,11 +46,21 @@ class Incoming:
         """Return the header names to look for, in this order."""
         return self.headers if self.headers is not None else (policy.header,)
 
-    def echo_name(self) -> str | None:
-        """Return the name of the response header, or None where there is to be none."""
+    def echo_name(self, came_in: str | None = None) -> str | None:
+        """Return the name of the response header, or None where there is to be none.
+
+        Args:
+            came_in: The header that the ID came in, where several are accepted.
+        """
         if self.echo is True:
-            return policy.header if self.headers is None else self.headers[0]
+            return came_in or (policy.header if self.headers is None else self.headers[0])
         return self.echo or None
+
+    def came_in(self, read: Callable[[str], str | None]) -> str | None:
+        """Return the header that the ID is read from where several are accepted; None where it is in none of them."""
+        if self.headers is None or len(self.headers) == 1:
+            return None
+        return next((header for header in self.headers if first_value(read(header) or "")), None)
 
     def choose(self, read: Callable[[str], str | None]) -> str:
         """Return the ID of a request whose headers `read` gives by name; it is always a valid one."""
@@ -171,6 +181,8 @@ def ignored(owner: str, ignore: Any) -> Ignored:
     for path in paths:
         if not isinstance(path, str):
             raise TypeError(f"{owner}: ignore takes paths, not {path!r}")
+        if not path.startswith("/"):
+            raise ValueError(f"{owner}: ignore takes paths, which begin with a slash, not {path!r}")
     return frozenset(paths)
 
 

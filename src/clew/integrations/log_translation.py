@@ -28,7 +28,9 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_STACKTRACE,
     EXCEPTION_TYPE,
 )
+from opentelemetry.semconv.attributes.otel_attributes import OTEL_EVENT_NAME
 
+from clew.diagnostics import count, say_once
 from clew.failures import error_type_of
 from clew.nearest import nearest_text, nearest_value, text_of
 from clew.request import policy
@@ -61,9 +63,11 @@ def translate(record: logging.LogRecord, context: Context, request_id: str | Non
     attributes: dict[str, Any] = {
         text_of(name): nearest_value(value) for name, value in vars(record).items() if name not in OWN_FIELDS
     }
-    attributes[CODE_FILE_PATH] = nearest_value(record.pathname)
-    attributes[CODE_FUNCTION_NAME] = nearest_value(record.funcName or "")
-    attributes[CODE_LINE_NUMBER] = nearest_value(record.lineno)
+    leave_out_reserved(attributes)
+    if record.pathname:  # of a line of code: the canonical line is of none
+        attributes[CODE_FILE_PATH] = nearest_value(record.pathname)
+        attributes[CODE_FUNCTION_NAME] = nearest_value(record.funcName or "")
+        attributes[CODE_LINE_NUMBER] = nearest_value(record.lineno)
     if record.stack_info:
         attributes[CODE_STACKTRACE] = nearest_value(record.stack_info)
     if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
@@ -85,6 +89,18 @@ def translate(record: logging.LogRecord, context: Context, request_id: str | Non
         body=message_of(record) if body is None else nearest_value(body),
         attributes=attributes,
     )
+
+
+def leave_out_reserved(attributes: dict[str, Any]) -> None:
+    """Take out what OpenTelemetry itself gives a meaning to: receivers make an event's name of ``otel.event.name``."""
+    if OTEL_EVENT_NAME in attributes:
+        del attributes[OTEL_EVENT_NAME]
+        count("log_attribute.ignored")
+        say_once(
+            "log_attribute.ignored",
+            "The attribute %s of log records is OpenTelemetry's own and is left out (said once; each one is counted)",
+            OTEL_EVENT_NAME,
+        )
 
 
 def severity_of(level: int) -> SeverityNumber:

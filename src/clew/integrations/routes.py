@@ -7,6 +7,7 @@ from typing import Any, cast
 
 _FULL = 2  # starlette.routing.Match.FULL
 _MOUNT_END = "/{path}"
+_DEEPEST = 32
 
 
 def route_template(scope: Mapping[str, Any]) -> str | None:
@@ -22,6 +23,8 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
 
 def _template(scope: Mapping[str, Any]) -> str | None:
     route = scope.get("route")
+    if route is None:
+        return _found_again(scope)
     own = _own_template(scope, route)
     if own is None:
         return None
@@ -36,6 +39,48 @@ def _template(scope: Mapping[str, Any]) -> str | None:
         return own
     crossed = _crossed(scope, outermost, root_path)
     return None if crossed is None else crossed + own
+
+
+def _found_again(scope: Mapping[str, Any]) -> str | None:
+    """Return the template of a route that its router tells nobody of: FastAPI's routes that are no path operations."""
+    endpoint: Any = scope.get("endpoint")
+    if endpoint is None:
+        return None
+    root_path: str = scope.get("root_path", "")
+    outermost: str = scope.get("app_root_path", root_path)
+    fastapi: Any = scope.get("fastapi")
+    nested: Any = None
+    if isinstance(fastapi, Mapping):
+        effective: Any = cast("Mapping[str, Any]", fastapi).get("effective_route_context")
+        nested = getattr(effective, "starlette_route", None) or getattr(effective, "original_route", None)
+    if nested is not None and getattr(nested, "endpoint", None) is endpoint:
+        crossed = _crossed(scope, outermost, root_path)
+        own: Any = getattr(nested, "path_format", None)
+        return None if crossed is None or not isinstance(own, str) else crossed + own
+    routes: Any = getattr(scope.get("router"), "routes", None)
+    position: dict[str, Any] = {**scope, "root_path": outermost, "path_params": {}}
+    template = ""
+    for _ in range(_DEEPEST):
+        route, child_scope = _full_match(routes, position)
+        if route is None:
+            return None
+        found = str(getattr(route, "path_format", ""))
+        routes = getattr(route, "routes", None)
+        if getattr(route, "endpoint", None) is endpoint:
+            return template + found
+        if not routes:
+            return template + found if child_scope.get("endpoint") is endpoint else None
+        position.update(child_scope)
+        template += found.removesuffix(_MOUNT_END)
+    return None
+
+
+def _full_match(routes: Any, position: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    for route in routes or ():
+        match, child_scope = route.matches(position)
+        if match.value == _FULL:
+            return route, child_scope
+    return None, {}
 
 
 def _own_template(scope: Mapping[str, Any], route: Any) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from opentelemetry.context import Context, get_current
@@ -15,6 +15,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.trace import SpanKind, get_current_span
 
 from clew import entries
+from clew.binding import bind
 from clew.failures import error_type_of
 from clew.integrations.http_metrics import known_method
 from clew.propagator import CARRIER_KEY, CarrierCell, RawHeaders, bound_cell
@@ -84,6 +85,10 @@ class Served:
     def context(self) -> Context:
         """The Context that the request began with."""
         return self._within
+
+    def serve(self, client: object) -> None:
+        """Tell which client it is that the request came from."""
+        self._cell.client = client
 
     def wait(self, is_waiting: bool) -> None:
         """Tell whether only the server's own code runs now: what else begins in this thread then is not inside of us.
@@ -161,6 +166,40 @@ def is_served(carrier: Carrier) -> bool:
     """Tell whether one of our integrations further out has already bound the request of `carrier`."""
     cell = bound_cell(carrier)
     return cell is not None and cell.is_served
+
+
+@contextmanager
+def in_no_request() -> Generator[None]:
+    """Run what is not to be a request outside of any: one that is still there belongs to somebody else."""
+    before = get_current()
+    cell = cell_in(before)
+    if cell is None:
+        yield
+        return
+    within = with_cell(None, before)
+    bind(within)
+    try:
+        yield
+    finally:
+        if get_current() is within:
+            bind(before)
+
+
+def leave_other_of_connection(carrier: Carrier) -> None:
+    """Leave a request of the same connection whose response is still being sent, in the task of the next one for good.
+
+    Pipelined requests: a server begins with the next one in the middle of the one before, and in its Context.
+    """
+    current = get_current()
+    cell = cell_in(current) if current else None
+    if (
+        isinstance(cell, CarrierCell)
+        and cell.is_served
+        and cell.client is not None
+        and cell.client == carrier.get("client")
+        and not cell.is_owned()
+    ):
+        bind(with_cell(None, current))
 
 
 def _is_same(outer: object, carrier: Carrier | None, headers: RawHeaders | None) -> bool:

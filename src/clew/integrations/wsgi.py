@@ -18,7 +18,7 @@ from opentelemetry.context import Context, get_current
 from clew.binding import bind
 from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations.served import Served, is_served
+from clew.integrations.served import Served, in_no_request, is_served
 from clew.propagator import CARRIER_KEY
 
 Environ = dict[str, Any]
@@ -100,10 +100,11 @@ class RequestMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Run the application for one request."""
-        if (CARRIER_KEY in environ and is_served(environ)) or (
-            self._ignore and is_ignored(self._ignore, environ, environ.get("PATH_INFO"))
-        ):
+        if CARRIER_KEY in environ and is_served(environ):
             return self.app(environ, start_response)
+        if self._ignore and is_ignored(self._ignore, environ, environ.get("PATH_INFO")):
+            with in_no_request():
+                return self.app(environ, start_response)
         call = _Call(self._incoming, environ, start_response, self._route)
         if self._update_request_headers:
             call.update_request_headers()
@@ -122,6 +123,7 @@ class _Call:
 
     __slots__ = (
         "_after_step",
+        "_came_in",
         "_environ",
         "_incoming",
         "_is_ended",
@@ -146,6 +148,7 @@ class _Call:
         self._is_ended = False
         self._after_step: Context
         self._measurement: HttpMeasurement | None = None
+        self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
         self._served = Served(self._request_id, environ)
 
@@ -154,7 +157,7 @@ class _Call:
         return value if isinstance(value, str) else None
 
     def update_request_headers(self) -> None:
-        self._environ[_environ_key(self._incoming.header_names()[0])] = self._request_id
+        self._environ[_environ_key(self._came_in or self._incoming.header_names()[0])] = self._request_id
 
     def measure(self, app: WSGIApp, is_auto: bool, frame: FrameType | None) -> None:
         environ = self._environ
@@ -190,7 +193,7 @@ class _Call:
         return write
 
     def _echoed(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        name = self._incoming.echo_name()
+        name = self._incoming.echo_name(self._came_in)
         if name is None:
             return headers
         key = name.lower()
