@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import logging.config
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -190,19 +191,23 @@ def test_the_echo_is_in_the_header_that_the_id_came_in(came_in: str) -> None:
     assert answered == [(came_in, "id-1")]
 
 
-def test_our_logger_speaks_though_dictconfig_has_disabled_it(caplog: Any) -> None:
-    from clew.diagnostics import say_once
-
-    logger = logging.getLogger("clew")
-    logging.config.dictConfig({"version": 1})
-    try:
-        assert logger.disabled
-        logger.addHandler(caplog.handler)
-        say_once(object(), "heard %s", "all the same")
-        assert "heard all the same" in caplog.text
-    finally:
-        logger.removeHandler(caplog.handler)
-        logger.disabled = False
+def test_our_logger_speaks_though_logging_config_has_disabled_it() -> None:
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import clew, logging.config\n"
+            "handlers = {'console': {'class': 'logging.StreamHandler'}}\n"
+            "logging.config.dictConfig({'version': 1, 'handlers': handlers, 'root': {'handlers': ['console']}})\n"
+            "assert logging.getLogger('clew').disabled\n"
+            "with clew.request('no id'): pass",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stderr
+    assert "The request ID 'no id' is not valid" in said
 
 
 def test_an_extra_does_not_name_the_event(logged: Any) -> None:

@@ -148,14 +148,13 @@ class _Middleware:
                 return await handler(request)
         _make_known(request)
         request_id = self._incoming.choose(request.headers.get)
-        name = self._incoming.came_in(request.headers.get) or self._incoming.header_names()[0]
         served = Served(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
         measurement = self._measured(request, inspect.currentframe())
         response: Any = None
         error: BaseException | None = None
         try:
             if self._update_request_headers:
-                request = _with_header(request, name, request_id)
+                request = _with_header(request, self._incoming.header_names()[0], request_id)
             response = await handler(request)
             return response
         except BaseException as left:

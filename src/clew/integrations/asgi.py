@@ -158,7 +158,7 @@ class _Call:
         return None
 
     def update_request_headers(self) -> None:
-        name = _field(self._came_in or self._incoming.header_names()[0])
+        name = _field(self._incoming.header_names()[0])
         kept = [(key, value) for key, value in self._scope["headers"] if key.lower() != name]
         self._scope["headers"] = [*kept, (name, self._request_id.encode("ascii"))]
 

@@ -157,7 +157,7 @@ class _Call:
         return value if isinstance(value, str) else None
 
     def update_request_headers(self) -> None:
-        self._environ[_environ_key(self._came_in or self._incoming.header_names()[0])] = self._request_id
+        self._environ[_environ_key(self._incoming.header_names()[0])] = self._request_id
 
     def measure(self, app: WSGIApp, is_auto: bool, frame: FrameType | None) -> None:
         environ = self._environ
