@@ -14,6 +14,7 @@ from clew.attributes import Computed, Value, clean_given, key_of
 from clew.callables import alike, is_decorated
 from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
+from clew.owed import owe
 from clew.running import Run, begin
 from clew.weak import WeakCollection
 from clew.wrappers import wrap
@@ -140,14 +141,20 @@ class Measure:
         link = self._link
         if link is None:
             if self._run is not None:
-                self._run.end(error)
+                try:
+                    self._run.end(error)
+                except Exception:  # no room on the stack
+                    owe((self._run.end_later, clock(), None if error is None else type(error)))
                 self._run = None
             return
         seconds: float = clock() - self._started
         self._link = self._run = None
         shard = link.local.shard  # asked again, since a block may be left in another thread
         if error is not None:
-            link.end(shard, seconds, error)
+            try:
+                link.end(shard, seconds, error)
+            except Exception:
+                owe((link.end_later, shard, seconds, type(error)))
             return
         index = bisect_left(shard.bounds, seconds)
         shard.counts[index] += 1
@@ -158,7 +165,10 @@ class Measure:
         if seconds > page.high:
             page.high = seconds
         if seconds >= page.largest[index]:
-            shard.series.layout.keep(page, index, seconds, None)
+            try:
+                shard.series.layout.keep(page, index, seconds, None)
+            except Exception:  # it is counted, and only no exemplar
+                return
 
     async def __aenter__(self) -> Measure:
         return self.__enter__()

@@ -58,7 +58,10 @@ def make(function, seldom, clock, bisect_left, type):
             if seconds > page.high:
                 page.high = seconds
             if seconds >= page.largest[index]:
-                shard.series.layout.keep(page, index, seconds, None)
+                try:
+                    shard.series.layout.keep(page, index, seconds, None)
+                except seldom.Exception:  # it is counted, and only no exemplar
+                    pass
         except seldom.Exception:
             seldom.owe((linked.end_later, shard, seconds, None))
         return result

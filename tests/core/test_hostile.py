@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -288,3 +290,66 @@ def test_a_coroutine_runs_in_a_loop_whatever_its_attributes_are(telemetry: Recor
 
     assert [asyncio.run(work()) for _ in range(2)] == [7, 7]
     assert_counted(telemetry, "in a loop", 2)
+
+
+def test_at_the_recursion_limit_calls_give_what_they_give_and_are_counted(recorded: Recorded) -> None:
+    ran = {"leaf": 0, "failing": 0, "block": 0, "deep": 0}
+    reached = {"leaf": 0, "failing": 0}
+    theirs = ValueError()  # to make one there may be no room
+
+    @clew.measure("leaf")
+    def leaf() -> str:
+        ran["leaf"] += 1
+        return "returned"
+
+    @clew.measure("failing")
+    def failing() -> str:
+        ran["failing"] += 1
+        raise theirs
+
+    def block() -> str:
+        with clew.measure("block"):
+            ran["block"] += 1
+        return "returned"
+
+    @clew.measure("deep")
+    def deep() -> None:
+        ran["deep"] += 1
+        deep()
+
+    def down(levels: int, function: Callable[[], str]) -> tuple[str, bool]:
+        if levels:
+            return down(levels - 1, function)
+        before = sum(ran.values())
+        try:
+            came = function()
+        except Exception as error:
+            came = type(error).__name__
+        return came, sum(ran.values()) > before
+
+    def tried(function: Callable[[], str], name: str, comes: str) -> None:
+        with suppress(ValueError):
+            function()
+        for levels in range(sys.getrecursionlimit()):
+            try:
+                came, has_run = down(levels, function)
+            except RecursionError:
+                return
+            assert came in (comes, "RecursionError")
+            assert came == comes or not has_run
+            reached[name] = levels
+
+    for function, name, comes in ((leaf, "leaf", "returned"), (failing, "failing", "ValueError")):
+        tried(function, name, comes)
+        assert reached[name] > 100
+    tried(block, "block", "returned")
+    for _ in range(3):
+        with pytest.raises(RecursionError):
+            deep()
+    for name, times in ran.items():
+        calls = recorded.calls(name)
+        assert times <= sum(calls.values()) <= times + 4  # at the very limit a call may be all that there is room for
+        (active,) = (p.value for p in recorded.points("operation.active") if p.attributes["operation.name"] == name)
+        assert active == 0
+    assert recorded.calls("leaf")[None] == ran["leaf"]
+    assert recorded.calls("failing")["ValueError"] == ran["failing"]

@@ -210,7 +210,10 @@ class Series:
         if value > page.high:
             page.high = value
         if value >= page.largest[index]:
-            self.layout.keep(page, index, value, context)
+            try:
+                self.layout.keep(page, index, value, context)
+            except Exception:  # no room on the stack: it is counted, and only no exemplar
+                return
 
     def lease(self) -> Shard:
         """Return a shard for the calling thread: one whose thread has ended, or a new one."""
