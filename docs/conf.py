@@ -96,6 +96,18 @@ def _add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += _INTEGRATIONS
 
 
+def _fence_code(app: Sphinx, what: str, name: str, documented: object, options: object, lines: list[str]) -> None:
+    """Turn code in fences, as docstrings have it, into what Sphinx reads."""
+    is_code = False
+    for number, line in enumerate(lines):
+        if line.startswith("```"):
+            lines[number] = "" if is_code else ".. code-block:: " + line.strip("`") + "\n"
+            is_code = not is_code
+        elif is_code:
+            lines[number] = f"    {line}"
+    lines[:] = "\n".join(lines).split("\n")
+
+
 def _begin_at_the_index(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         place = f"{root_doc}.html"
@@ -106,4 +118,5 @@ def _begin_at_the_index(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Give the pages their place in the contents, and the site its first page."""
     app.connect("source-read", _add_contents)
+    app.connect("autodoc-process-docstring", _fence_code)
     app.connect("build-finished", _begin_at_the_index)

@@ -1,14 +1,14 @@
 """The request ID for gRPC servers and clients, the ones of `grpc` and of `grpc.aio`.
 
-One line each::
+```python
+server = grpc.server(pool, interceptors=[clew.integrations.grpc.server_interceptor()])
+channel = clew.integrations.grpc.instrument(grpc.insecure_channel("stock:50051"))
 
-    server = grpc.server(pool, interceptors=[clew.integrations.grpc.server_interceptor()])
-    channel = clew.integrations.grpc.instrument(grpc.insecure_channel("stock:50051"))
-
-    server = grpc.aio.server(interceptors=[clew.integrations.grpc.aio_server_interceptor()])
-    channel = grpc.aio.insecure_channel(
-        "stock:50051", interceptors=clew.integrations.grpc.aio_client_interceptors("stock:50051")
-    )
+server = grpc.aio.server(interceptors=[clew.integrations.grpc.aio_server_interceptor()])
+channel = grpc.aio.insecure_channel(
+    "stock:50051", interceptors=clew.integrations.grpc.aio_client_interceptors("stock:50051")
+)
+```
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

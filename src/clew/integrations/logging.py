@@ -1,16 +1,18 @@
 """The request ID on the records of `logging`, in the application's own formats and as OpenTelemetry log records.
 
-`clew.configure()` installs what sends them. For a format of one's own::
+`clew.configure()` installs what sends them. For a format of one's own:
 
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "filters": {"request_id": {"()": "clew.integrations.logging.RequestIdFilter"}},
-            "formatters": {"line": {"format": "%(asctime)s %(request_id)s %(levelname)s %(message)s"}},
-            "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["request_id"], "formatter": "line"}},
-            "root": {"handlers": ["console"], "level": "INFO"},
-        }
-    )
+```python
+logging.config.dictConfig(
+    {
+        "version": 1,
+        "filters": {"request_id": {"()": "clew.integrations.logging.RequestIdFilter"}},
+        "formatters": {"line": {"format": "%(asctime)s %(request_id)s %(levelname)s %(message)s"}},
+        "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["request_id"], "formatter": "line"}},
+        "root": {"handlers": ["console"], "level": "INFO"},
+    }
+)
+```
 """
 
 from __future__ import annotations
