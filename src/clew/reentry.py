@@ -32,6 +32,7 @@ _waiting: deque[Callable[[], object]] = deque()
 class _Here(threading.local):
     may_be_inside = False
     """Whether it is worth looking at the frames of this thread where something is recorded often."""
+    is_catching_up = False
 
 
 _here = _Here()
@@ -78,15 +79,22 @@ def catch_up(frame: FrameType | None = None) -> None:
 
 
 def _catch_up() -> None:
-    for _ in range(len(_waiting)):  # and no more, so that it has an end
-        try:
-            record = _waiting.popleft()
-        except IndexError:  # another thread was quicker
-            return
-        try:
-            record()
-        except Exception as error:
-            _ignore(error)
+    here = _here
+    if here.is_catching_up:  # one after the other, not one within the other
+        return
+    here.is_catching_up = True
+    try:
+        while _waiting:
+            try:
+                record = _waiting.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                record()
+            except Exception as error:
+                _ignore(error)
+    finally:
+        here.is_catching_up = False
 
 
 def _ignore(error: Exception) -> None:

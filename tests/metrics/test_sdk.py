@@ -419,3 +419,16 @@ def test_all_that_is_measured_goes_by_the_method_that_is_guarded(
     reentry.by_itself(gauge.set, 4)
     reentry.catch_up()
     assert values(reader)["level"] == [4]
+
+
+def test_any_number_of_measurements_may_wait(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
+    sdk.guard(provider)
+    counter = provider.get_meter("library").create_counter("orders")
+
+    def add() -> None:
+        for _ in range(3_000):
+            counter.add(1)
+
+    reentry.by_itself(add)
+    counter.add(1)
+    assert values(reader)["orders"] == [3_001]
