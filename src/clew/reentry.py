@@ -84,7 +84,7 @@ def _catch_up() -> None:
         return
     here.is_catching_up = True
     try:
-        while _waiting:
+        for _ in range(len(_waiting)):  # and no more: what records may be interrupted each time
             try:
                 record = _waiting.popleft()
             except IndexError:  # another thread was quicker
