@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format bench docs test-contrib test-pythons parts collector prometheus3 debian-parts installed-for-tests clean
+.PHONY: help demo test quick lint format bench docs test-contrib test-pythons parts collector prometheus3 debian-parts uwsgi installed-for-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,10 +50,14 @@ test-pythons: ## the tests that need no real parts, on every other Python versio
 
 parts: ## brings what the end-to-end tests need: the Collector and Prometheus 3 (need Go), Prometheus and redis-server (from Debian)
 	$(MAKE) --no-print-directory -j 3 collector prometheus3 debian-parts # compiling waits for the network at times
+	$(MAKE) --no-print-directory uwsgi
 
 debian-parts:
 	parts/prometheus.sh
 	parts/redis.sh
+
+uwsgi: installed-for-tests ## builds uWSGI, which is a part of the Python that it is built with
+	parts/uwsgi.sh $(PYTHON)
 
 prometheus3: ## builds Prometheus 3, which takes OTLP itself, into build/
 	parts/prometheus3.sh

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -93,6 +94,12 @@ def prometheus3_binary() -> str:
     """The Prometheus 3 that `make parts` built, else a skip or, in CI, a failure."""
     built = ROOT / "build" / "prometheus3" / "prometheus"
     return str(built) if built.exists() else _missing("Prometheus 3")
+
+
+def uwsgi_binary() -> str:
+    """The uWSGI that `make parts` built beside this Python, else a skip or, in CI, a failure."""
+    built = Path(sys.executable).with_name("uwsgi")
+    return str(built) if built.exists() else _missing("uWSGI")
 
 
 def _missing(part: str) -> str:

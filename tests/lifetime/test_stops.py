@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ import pytest
 from lifetime.receiver import totals
 from lifetime.test_forks import COUNTERS
 from lifetime.test_servers import ASGI, CONFIGURED, WSGI, ask_often, exactly
-from real_parts import free_port
+from real_parts import free_port, uwsgi_binary
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks")
 
@@ -26,7 +25,7 @@ HYPERCORN = (*MODULE, "hypercorn", "program0:application", "--bind", "127.0.0.1:
 GRANIAN = (*MODULE, "granian", "program0:application", "--port", "{port}", "--workers", "2", "--interface")
 GUNICORN = (*MODULE, "gunicorn", "program0:application", "--bind", "127.0.0.1:{port}", "--workers", "2")
 GUNICORN += ("--timeout", "90", "--no-control-socket", "--config", "gunicorn_hooks.py", "--worker-class")
-UWSGI = (str(Path(sys.executable).with_name("uwsgi")), "--http-socket", "127.0.0.1:{port}", "--master")
+UWSGI = ("uwsgi", "--http-socket", "127.0.0.1:{port}", "--master")
 UWSGI += ("--processes", "2", "--master-fifo", "stop", "--module", "program0:application")
 
 
@@ -34,7 +33,6 @@ UWSGI += ("--processes", "2", "--master-fifo", "stop", "--module", "program0:app
 class Way:
     """A way of starting a server, and the signal that stops it; uWSGI reads from a pipe: its signals are brutal."""
 
-    package: str
     command: tuple[str, ...]
     code: str
     number: int = TERM
@@ -42,36 +40,33 @@ class Way:
 
 
 WAYS = {
-    "uvicorn": Way("uvicorn", UVICORN, ASGI, status=-TERM),
-    "uvicorn with workers": Way("uvicorn", (*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "90"), ASGI),
-    "uvicorn with workers, by SIGINT": Way("uvicorn", (*UVICORN, "--workers", "2"), ASGI, INT),
-    "uvicorn with reload": Way("uvicorn", (*UVICORN, "--reload"), ASGI),
-    "uvicorn with reload, by SIGINT": Way("uvicorn", (*UVICORN, "--reload"), ASGI, INT),
-    "hypercorn": Way("hypercorn", HYPERCORN, ASGI),
-    "hypercorn with workers": Way("hypercorn", (*HYPERCORN, "--workers", "2"), ASGI),
-    "hypercorn with reload": Way("hypercorn", (*HYPERCORN, "--reload"), ASGI, INT),
-    "granian with workers": Way("granian", (*GRANIAN, "asgi"), ASGI),
-    "granian with workers, WSGI": Way("granian", (*GRANIAN, "wsgi"), WSGI, INT),
-    "gunicorn gevent": Way("gevent", (*GUNICORN, "gevent"), WSGI),
-    "gunicorn gevent with preload": Way("gevent", (*GUNICORN, "gevent", "--preload"), WSGI),
-    "gunicorn gevent with preload, by SIGQUIT": Way("gevent", (*GUNICORN, "gevent", "--preload"), WSGI, QUIT),
-    "gunicorn uvicorn": Way("uvicorn_worker", (*GUNICORN, "uvicorn_worker.UvicornWorker"), ASGI),
-    "gunicorn uvicorn with preload": Way(
-        "uvicorn_worker", (*GUNICORN, "uvicorn_worker.UvicornWorker", "--preload"), ASGI
-    ),
+    "uvicorn": Way(UVICORN, ASGI, status=-TERM),
+    "uvicorn with workers": Way((*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "90"), ASGI),
+    "uvicorn with workers, by SIGINT": Way((*UVICORN, "--workers", "2"), ASGI, INT),
+    "uvicorn with reload": Way((*UVICORN, "--reload"), ASGI),
+    "uvicorn with reload, by SIGINT": Way((*UVICORN, "--reload"), ASGI, INT),
+    "hypercorn": Way(HYPERCORN, ASGI),
+    "hypercorn with workers": Way((*HYPERCORN, "--workers", "2"), ASGI),
+    "hypercorn with reload": Way((*HYPERCORN, "--reload"), ASGI, INT),
+    "granian with workers": Way((*GRANIAN, "asgi"), ASGI),
+    "granian with workers, WSGI": Way((*GRANIAN, "wsgi"), WSGI, INT),
+    "gunicorn gevent": Way((*GUNICORN, "gevent"), WSGI),
+    "gunicorn gevent with preload": Way((*GUNICORN, "gevent", "--preload"), WSGI),
+    "gunicorn gevent with preload, by SIGQUIT": Way((*GUNICORN, "gevent", "--preload"), WSGI, QUIT),
+    "gunicorn uvicorn": Way((*GUNICORN, "uvicorn_worker.UvicornWorker"), ASGI),
+    "gunicorn uvicorn with preload": Way((*GUNICORN, "uvicorn_worker.UvicornWorker", "--preload"), ASGI),
     "waitress": Way(
-        "waitress",
         (*MODULE, "waitress", "--listen", "127.0.0.1:{port}", "program0:application"),
         WSGI,
         status=-TERM,
     ),
-    "uwsgi": Way("uwsgidecorators", UWSGI, WSGI),
-    "uwsgi that measures in the master": Way("uwsgidecorators", UWSGI, WSGI + "\nMEASURED_EARLY = True\n"),
-    "uwsgi with a hook of its own": Way("uwsgidecorators", (*UWSGI, "--import", "uwsgidecorators"), WSGI),
-    "uwsgi whose hook is taken away": Way("uwsgidecorators", UWSGI, WSGI + "\nimport uwsgi\nTAKEN = True\n"),
-    "uwsgi with threads": Way("uwsgidecorators", (*UWSGI, "--threads", "4"), WSGI),
-    "uwsgi with lazy apps": Way("uwsgidecorators", (*UWSGI, "--lazy-apps", "--enable-threads"), WSGI),
-    "uwsgi with Python's hooks": Way("uwsgidecorators", (*UWSGI, "--py-call-osafterfork"), WSGI),
+    "uwsgi": Way(UWSGI, WSGI),
+    "uwsgi that measures in the master": Way(UWSGI, WSGI + "\nMEASURED_EARLY = True\n"),
+    "uwsgi with a hook of its own": Way((*UWSGI, "--import", "uwsgidecorators"), WSGI),
+    "uwsgi whose hook is taken away": Way(UWSGI, WSGI + "\nimport uwsgi\nTAKEN = True\n"),
+    "uwsgi with threads": Way((*UWSGI, "--threads", "4"), WSGI),
+    "uwsgi with lazy apps": Way((*UWSGI, "--lazy-apps", "--enable-threads"), WSGI),
+    "uwsgi with Python's hooks": Way((*UWSGI, "--py-call-osafterfork"), WSGI),
 }
 
 FURTHER = """
@@ -85,16 +80,15 @@ if globals().get("TAKEN"):
 @pytest.mark.parametrize("name", WAYS)
 def test_all_is_sent(name: str, start: Callable[..., Any], http: Any, tmp_path: Path) -> None:
     way = WAYS[name]
-    if importlib.util.find_spec(way.package) is None:
-        pytest.skip(f"{way.package} is not installed")
+    command = (uwsgi_binary(), *way.command[1:]) if way.command[0] == "uwsgi" else way.command
     port = free_port()
     (tmp_path / "gunicorn_hooks.py").write_text("def post_worker_init(worker):\n    print('READY', flush=True)\n")
-    command = tuple(part.replace("{port}", str(port)) for part in way.command)
+    command = tuple(part.replace("{port}", str(port)) for part in command)
     program = start(way.code + CONFIGURED + FURTHER, http.port, command=command)
     if "gunicorn" in way.command:
         program.wait_for("READY", 2)  # a signal that comes to a worker earlier is lost
     answers = ask_often(port)
-    if way.package == "uwsgidecorators":
+    if way.command[0] == "uwsgi":
         (tmp_path / "stop").write_text("q")
     else:
         program.signal(way.number)
