@@ -157,6 +157,16 @@ def test_the_keywords_do_what_they_say(serve: Any) -> None:
     assert (ignored.body, ignored.all("X-Answer")) == (b"None", [])
 
 
+@pytest.mark.parametrize("path", ["/", "/fails", "/forbidden", "/stream"])
+@pytest.mark.parametrize("came_in", ["X-First", "X-Second"])
+def test_the_echo_is_in_the_header_that_the_id_came_in(serve: Any, came_in: str, path: str) -> None:
+    answer = serve(shop(headers=["X-First", "X-Second"])).get(path, (came_in, "abc"))
+    assert {name: answer.all(name) for name in ("X-First", "X-Second")} == {
+        "X-First": ["abc"] * (came_in == "X-First"),
+        "X-Second": ["abc"] * (came_in == "X-Second"),
+    }
+
+
 def test_an_untrusted_id_is_replaced(serve: Any) -> None:
     assert serve(shop(trust=False)).get("/", ("X-Request-ID", "abc")).body != b"abc"
 

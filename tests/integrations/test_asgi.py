@@ -127,8 +127,12 @@ def test_the_first_of_several_header_names_that_is_there_counts() -> None:
     connection = call(app, http_scope((b"x-request-id", b"second"), (b"x-correlation-id", b"first")))
     assert seen == ["first"]
     assert connection.echoed(b"x-correlation-id") == ["first"]
-    call(app, http_scope((b"x-request-id", b"second")))
+    connection = call(app, http_scope((b"x-request-id", b"second")))
     assert seen == ["first", "second"]
+    assert connection.echoed() == ["second"]
+    assert connection.echoed(b"x-correlation-id") == []
+    connection = call(app)
+    assert connection.echoed(b"x-correlation-id") == [seen[-1]]
 
 
 def test_validator_transformer_and_generator_decide_and_their_result_is_checked() -> None:

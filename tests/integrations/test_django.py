@@ -245,6 +245,22 @@ def test_the_setting_takes_the_keywords() -> None:
     assert ask_wsgi(application, "/parts/7")[2] == "None"
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("way", ["outside", "inside", "both"])
+@pytest.mark.parametrize("interface", ["wsgi", "asgi"])
+@pytest.mark.parametrize("where", ["/shop/items/1/", "/fails"])
+def test_the_echo_is_in_the_header_that_the_id_came_in(interface: str, way: str, is_first: bool, where: str) -> None:
+    headers = ["X-Request-ID", "X-Other"] if is_first else ["X-Other", "X-Request-ID"]
+    ask, handler = (ask_wsgi, wsgi_handler) if interface == "wsgi" else (ask_asgi, asgi_handler)
+    with override_settings(CLEW_REQUEST={"headers": headers}):
+        application: Any = handler([] if way == "outside" else [INSIDE])
+        if way != "inside":
+            application = integration.instrument(application, headers=headers)
+    answered = {name.lower(): value for name, value in ask(application, where, "abc")[1].items()}
+    assert answered["x-request-id"] == "abc"
+    assert "x-other" not in answered
+
+
 @pytest.mark.parametrize("options", [{"header": "X"}, {"headers": []}, {"metrics": "on"}, ["headers"]])
 def test_a_wrong_setting_is_refused_with_words(options: Any) -> None:
     with override_settings(CLEW_REQUEST=options), pytest.raises((TypeError, ValueError), match="CLEW_REQUEST"):

@@ -244,6 +244,42 @@ def test_trailing_metadata_of_the_handler_stays(serve: Serve) -> None:
     assert sorted(answer.trailing) == [("own", "value"), ("x-request-id", "abc")]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_an_ignored_method_runs_in_no_request_whatever_is_left_around_it(
+    serve: Serve, form: str, request: pytest.FixtureRequest
+) -> None:
+    is_aio = "aio" in request.node.callspec.id
+
+    class Stale(grpc.ServerInterceptor):  # type: ignore[misc]
+        def intercept_service(self, continuation: Any, details: Any) -> Any:
+            clew.request("stale").__enter__()
+            return continuation(details)
+
+    class AioStale(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+        async def intercept_service(self, continuation: Any, details: Any) -> Any:
+            clew.request("stale").__enter__()
+            return await continuation(details)
+
+    ignore = [f"/shop.Stock/{form}"]
+    interceptors = (
+        [AioStale(), integration.aio_server_interceptor(ignore=ignore)]
+        if is_aio
+        else [Stale(), integration.server_interceptor(ignore=ignore)]
+    )
+    address = serve(interceptors=interceptors)
+    for _ in range(2):
+        answer = ask(address, form, metadata=[("x-request-id", "abc")])
+        assert (answer.code, set(answer.messages), answer.echoed) == ("OK", {b"None"}, [])
+    other = next(other for other in FORMS if other != form)
+    assert set(ask(address, other, metadata=[("x-request-id", "abc")]).messages) == {b"abc"}
+
+
+@pytest.mark.parametrize("came_in", ["x-first", "x-second"])
+def test_the_echo_is_under_the_name_that_the_id_came_in(serve: Serve, came_in: str) -> None:
+    answer = ask(serve(headers=["X-First", "X-Second"]), metadata=[(came_in, "abc")])
+    assert [pair for pair in answer.trailing if pair[0].startswith("x-")] == [(came_in, "abc")]
+
+
 def test_of_a_repeated_name_the_first_counts(serve: Serve) -> None:
     assert ask(serve(), metadata=[("x-request-id", "one"), ("x-request-id", "two")]).messages == [b"one"]
 

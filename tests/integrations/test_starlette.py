@@ -262,6 +262,59 @@ def test_the_route_is_made_of_templates_and_never_of_the_path(
     assert point.attributes.get("http.route") == route
 
 
+def mounting() -> FastAPI:
+    """FastAPI that mounts all kinds of things directly, under a parameter and at its root too."""
+    app, inner = FastAPI(**QUIET), included()
+    app.mount("/static", StaticFiles(packages=[("clew", ".")]))
+    app.mount("/cls/{tenant}", tell_scope)
+    app.router.routes.append(Mount("/list/{shop}", routes=[Route("/r/{x}", tell)]))
+    inner.mount("/files", StaticFiles(packages=[("clew", ".")]))
+    app.mount("/sub/{tenant}", inner)
+    app.mount("/", Starlette(routes=[Route("/root/{x}", tell), Mount("/deep/{y}", routes=[Route("/{z}", tell)])]))
+    return app
+
+
+async def tell_scope(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("told")(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/static/py.typed", "/static/{path}"),
+        ("/static/none", "/static/{path}"),
+        ("/cls/7/a/b", "/cls/{tenant}/{path}"),
+        ("/list/7/r/8", "/list/{shop}/r/{x}"),
+        ("/sub/7/v1/orders/3", "/sub/{tenant}/v1/orders/{order}"),
+        ("/sub/7/files/py.typed", "/sub/{tenant}/files/{path}"),
+        ("/root/7", "/root/{x}"),
+        ("/deep/7/8", "/deep/{y}/{z}"),
+        ("/sub/7/nothing", None),
+        ("/nothing", None),
+    ],
+)
+@pytest.mark.parametrize("root_path", ["", "/behind/proxy"])
+@pytest.mark.parametrize("around", ["nothing", "a mount at the root", "two"])
+def test_what_fastapi_mounts_has_the_templates_of_its_mounts(
+    recorded: Recorded, path: str, route: str | None, root_path: str, around: str
+) -> None:
+    app = mounting()
+    for _ in range(["nothing", "a mount at the root", "two"].index(around)):
+        outer = FastAPI(**QUIET)
+        outer.mount("/", app)
+        app = outer
+    fastapi.instrument(app)
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get(root_path + path)
+
+    asyncio.run(ask())
+    (point,) = recorded.points("http.server.request.duration")
+    assert point.attributes.get("http.route") == route
+
+
 def test_the_route_behind_a_host_is_found(recorded: Recorded) -> None:
     get(RequestMiddleware(ROUTES), "http://other/hosted/1")
     (point,) = recorded.points("http.server.request.duration")
@@ -336,6 +389,34 @@ def test_where_fastapi_does_not_measure_a_request_ours_does(recorded: Recorded, 
     get(fastapi.instrument(measured.app), "/items/1")
     assert measured.points() == []
     assert [point.count for point in recorded.points("http.server.request.duration")] == [1]
+
+
+@native
+@pytest.mark.parametrize("path", ["/items/1", "/health"])
+@pytest.mark.parametrize("hops", [0, 1, 2])
+@pytest.mark.parametrize("how", ["add_middleware", "outside", "outside, in another task"])
+def test_where_fastapi_excludes_a_request_ours_measures_it_from_wherever_it_stands(
+    recorded: Recorded, path: str, hops: int, how: str
+) -> None:
+    measured = Native(exclude=lambda scope: scope["path"] == "/health")
+    app: Any = measured.app
+
+    @app.get("/health")
+    def health() -> str:
+        return "well"
+
+    if how == "add_middleware":
+        app.add_middleware(RequestMiddleware)
+    for _ in range(hops):
+        app.add_middleware(_Outside)
+    if how == "outside":
+        app = RequestMiddleware(app)
+    elif how != "add_middleware":
+        app = RequestMiddleware(_Outside(app))
+    get(app, path)
+    is_ours = path == "/health"
+    assert [point.count for point in measured.points()] == [1] * (not is_ours)
+    assert [point.count for point in recorded.points("http.server.request.duration")] == [1] * is_ours
 
 
 @native

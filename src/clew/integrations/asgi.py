@@ -176,6 +176,7 @@ class _Call:
                     frame=frame,
                     # with all that stands around us, also where a task begins in between and the frames end
                     app=scope.get("app") or app,
+                    scope=scope,
                 )
         except Exception as trouble:
             not_measured(trouble)

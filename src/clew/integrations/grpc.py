@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from opentelemetry.context import get_current
@@ -27,7 +27,7 @@ from clew.failures import error_type_of
 from clew.integrations.everywhere import patch
 from clew.integrations.incoming import Incoming, ignored, incoming, is_ignored
 from clew.integrations.rpc_metrics import RpcInstrument
-from clew.integrations.served import Served
+from clew.integrations.served import Served, in_no_request
 from clew.propagator import CarrierCell, RawHeaders
 from clew.request import cell_in
 
@@ -192,16 +192,21 @@ class _Options:
                 raise ValueError(f"{owner}: {name!r} is no name in metadata: a-z 0-9 _ . - and no -bin at the end")
 
     def wrap(self, handler: Any, details: Any) -> Any:
-        """Return the handler whose calls are requests; as it is where there is none or it is to be passed on."""
-        if handler is None or is_ignored(self._ignore, details, details.method):
+        """Return the handler whose calls are requests, or in none where they are ignored; as it is where it is none."""
+        if handler is None:
             return handler
+        is_passed_on = is_ignored(self._ignore, details, details.method)
         sides = (handler.request_streaming, handler.response_streaming)
         kind = "_".join("stream" if is_streaming else "unary" for is_streaming in sides)
         behavior = getattr(handler, kind)
         if getattr(behavior, "experimental_non_blocking", False):  # answers by a callback, when it has returned
             return handler
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped = _wrapped(behavior, self, details, is_stream=handler.response_streaming)
+
+        def entered(context: Any) -> AbstractContextManager[None]:
+            return in_no_request() if is_passed_on else _Call(self, details, context)
+
+        wrapped = _wrapped(behavior, entered, is_stream=handler.response_streaming)
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
 
@@ -221,12 +226,12 @@ class _AioServerInterceptor(grpc.aio.ServerInterceptor):
         return self._options.wrap(await continuation(handler_call_details), handler_call_details)
 
 
-def _wrapped(behavior: Any, options: _Options, details: Any, *, is_stream: bool) -> Any:
+def _wrapped(behavior: Any, entered: Callable[[Any], AbstractContextManager[None]], *, is_stream: bool) -> Any:
     """Return a behavior of the same form, by which gRPC tells how to run it."""
     if inspect.isasyncgenfunction(behavior):
 
         async def generate_async(request: Any, context: Any) -> AsyncIterator[Any]:
-            with _Call(options, details, context):
+            with entered(context):
                 async for response in behavior(request, context):
                     yield response
 
@@ -234,26 +239,26 @@ def _wrapped(behavior: Any, options: _Options, details: Any, *, is_stream: bool)
     if inspect.iscoroutinefunction(behavior):  # of a stream too: it writes its responses itself
 
         async def call_async(request: Any, context: Any) -> Any:
-            with _Call(options, details, context):
+            with entered(context):
                 return await behavior(request, context)
 
         return call_async
     if is_stream:
 
         def generate(request: Any, context: Any) -> Iterator[Any]:
-            with _Call(options, details, context):
+            with entered(context):
                 yield from behavior(request, context)
 
         return generate
 
     def call(request: Any, context: Any) -> Any:
-        with _Call(options, details, context):
+        with entered(context):
             return behavior(request, context)
 
     return call
 
 
-class _Call:
+class _Call(AbstractContextManager[None]):
     """One call on its way through an interceptor."""
 
     def __init__(self, options: _Options, details: Any, context: Any) -> None:

@@ -30,7 +30,15 @@ from clew import pipeline, reentry
 from clew.__about__ import __version__
 from clew.diagnostics import count, say_once
 from clew.failures import error_type_of
-from clew.integrations.measured import FLASK, Measurers, look_at_stack, look_at_traceback, look_inside
+from clew.integrations.measured import (
+    FLASK,
+    NOBODY,
+    Measurers,
+    fastapi_passes_by,
+    look_at_stack,
+    look_at_traceback,
+    look_inside,
+)
 from clew.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -103,7 +111,7 @@ class HttpMeasurement:
     """The measurement of one HTTP request, from its start to its end; the end counts once.
 
     With `is_auto` it is told nothing by those who measure themselves, so it looks for them: around and inside of our
-    middleware, whose `frame` and `app` it gets.
+    middleware, whose `frame` and `app` it gets, and the `scope` where that is ASGI.
     """
 
     __slots__ = (
@@ -116,6 +124,7 @@ class HttpMeasurement:
         "_is_auto",
         "_pipeline",
         "_response",
+        "_scope",
         "_started",
     )
 
@@ -129,6 +138,7 @@ class HttpMeasurement:
         is_auto: bool,
         frame: FrameType | None,
         app: object,
+        scope: Mapping[str, object] | None = None,
         is_active_counted: bool = True,
     ) -> None:
         self._pipeline = instruments[0]
@@ -142,10 +152,11 @@ class HttpMeasurement:
         if version:
             self._attributes[NETWORK_PROTOCOL_VERSION] = version
         self._is_auto = is_auto
+        self._scope = scope
         self._response: Measurers | None = None
         if is_auto:
             self._around = look_at_stack(frame)
-            self._inside = look_inside(app)
+            self._inside = look_inside(app, scope)
             if self._around.active or self._inside.active or not is_active_counted:
                 self._active = None
         if self._active is not None:
@@ -155,7 +166,9 @@ class HttpMeasurement:
     def response_starts(self) -> None:
         """Look who is there while the response starts; called in the midst of that."""
         if self._is_auto:
-            self._response = look_at_stack(inspect.currentframe())
+            self._response = seen = look_at_stack(inspect.currentframe())
+            if seen is not NOBODY and fastapi_passes_by(self._scope):
+                seen.passes_by = True
 
     def end(
         self,

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, cast
 
+from opentelemetry.metrics import NoOpMeterProvider, get_meter_provider
+
 from clew.imports import imported
 
 _ASGI = "opentelemetry.instrumentation.asgi"
@@ -21,6 +23,7 @@ _WSGI = "opentelemetry.instrumentation.wsgi"
 FLASK = "opentelemetry.instrumentation.flask"
 AIOHTTP = "opentelemetry.instrumentation.aiohttp_server"
 _FASTAPI = "fastapi.telemetry._asgi"
+_FASTAPI_KEY = "fastapi.telemetry"
 _STABLE = "duration_histogram_new"
 
 
@@ -114,8 +117,11 @@ def _look_at(frame: FrameType, seen: Measurers) -> None:
         seen.duration = module
 
 
-def look_inside(app: Any) -> Measurers:
-    """Look at the applications that `app` is made of, layer by layer, for those that would measure its requests."""
+def look_inside(app: Any, scope: Mapping[str, Any] | None = None) -> Measurers:
+    """Look at the applications that `app` is made of, layer by layer, for those that would measure a request.
+
+    Those that let the one of an ASGI `scope` pass are left out.
+    """
     if not _is_any_loaded():
         return NOBODY
     seen = Measurers()
@@ -124,14 +130,33 @@ def look_inside(app: Any) -> Measurers:
             return layer.look_for_measurers()  # type: ignore[no-any-return]
         module = _contrib_module(layer)
         if module is not None:
+            if scope is not None and _is_passed_by(layer, module, scope):
+                continue
             seen.active = True
             if getattr(layer, _STABLE, None) is not None:
                 seen.duration = module
-        elif _fastapi_measures(layer):
+        elif _fastapi_measures(layer) and not fastapi_passes_by(scope):
             seen.active, seen.duration = True, _FASTAPI
         elif getattr(layer, "__module__", None) == FLASK and getattr(layer, "__name__", None) == "_wrapped_app":
             seen.active = True
     return seen
+
+
+def _is_passed_by(layer: Any, module: str, scope: Mapping[str, Any]) -> bool:
+    """Tell whether contrib's middleware for ASGI measures nothing of this request; asked as it asks itself."""
+    names = vars(sys.modules[module])
+    excluded: Any = getattr(layer, "excluded_urls", None)
+    try:
+        if not names["is_http_instrumentation_enabled"]():
+            return True
+        return bool(excluded) and bool(excluded.url_disabled(names["get_host_port_url_tuple"](scope)[2]))
+    except Exception:  # of a version that is not known
+        return False
+
+
+def fastapi_passes_by(scope: Mapping[str, Any] | None) -> bool:
+    """Tell whether a FastAPI around this place has been told to exclude the request; it leaves a None in the scope."""
+    return scope is not None and scope.get(_FASTAPI_KEY, scope) is None
 
 
 def aiohttp_measures(request: Any) -> Measurers:
@@ -152,6 +177,8 @@ def _layers(app: Any) -> Iterator[Any]:
     passed: set[int] = set()
     while app is not None and id(app) not in passed:
         passed.add(id(app))
+        if getattr(app, "middleware_stack", app) is None and hasattr(app, "build_middleware_stack"):
+            app.middleware_stack = app.build_middleware_stack()  # as Starlette does a moment later
         yield app
         app = next(
             (
@@ -166,6 +193,9 @@ def _layers(app: Any) -> Iterator[Any]:
 def _fastapi_measures(layer: Any) -> bool:
     config = getattr(getattr(layer, "_native_telemetry", None), "config", None)
     if not isinstance(config, Mapping) or not cast("Mapping[str, Any]", config).get("metrics"):
+        return False
+    provider = cast("Mapping[str, Any]", config).get("meter_provider") or get_meter_provider()
+    if isinstance(provider, NoOpMeterProvider) or type(provider).__name__ == "_ProxyMeterProvider":
         return False
     stack = getattr(layer, "middleware_stack", None)
     return not any(_contrib_module(inner) is not None for inner in _layers(stack))

@@ -116,8 +116,9 @@ def _crossed(scope: Mapping[str, Any], outermost: str, root_path: str) -> str | 
             return None
         position.update(child_scope)
         routes = getattr(route, "routes", None)
-        if position["root_path"] == before:  # a host route, or a router included in another
-            if not routes or not hasattr(route, "host"):
+        if position["root_path"] == before:  # a host route, a mount at the root, or a router included in another
+            is_at_root = _is_mount(route) and getattr(route, "path_format", None) == _MOUNT_END
+            if not routes or not (is_at_root or hasattr(route, "host")):
                 return None
             continue
         if not position["root_path"].startswith(before) or not isinstance(getattr(route, "path_format", None), str):

@@ -183,6 +183,54 @@ def test_a_request_that_contrib_passes_by_is_measured_by_us(
     assert ids(recorded.points(STABLE)) == {name}
 
 
+@pytest.mark.parametrize("framework", ["fastapi", "starlette"])
+@pytest.mark.parametrize("hops", [0, 1])
+@pytest.mark.parametrize("where", ["added", "in front"])
+@pytest.mark.parametrize("path", ["/health", "/items"])
+def test_one_point_whoever_records_it_where_contrib_excludes_urls_and_tasks_begin_in_between(
+    recorded: Recorded,
+    contrib: Contrib,
+    convention: str,
+    framework: str,
+    hops: int,
+    where: str,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi import FastAPI
+    from opentelemetry.instrumentation import starlette as contrib_starlette
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.util.http import parse_excluded_urls
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+
+    async def answer(request: Any) -> Any:
+        return PlainTextResponse(str(clew.request_id()))
+
+    app: Any = FastAPI() if framework == "fastapi" else Starlette()
+    for route in ("/health", "/items"):
+        app.add_route(route, answer)
+    if where == "added":
+        app.add_middleware(asgi.RequestMiddleware)
+    for _ in range(hops):
+        app.add_middleware(Hop)
+    if framework == "fastapi":
+        FastAPIInstrumentor.instrument_app(app, excluded_urls="/health$", **contrib.providers)
+    else:
+        monkeypatch.setattr(contrib_starlette, "_excluded_urls", parse_excluded_urls("/health$"))
+        contrib_starlette.StarletteInstrumentor.instrument_app(app, **contrib.providers)
+    if where == "in front":
+        app = asgi.RequestMiddleware(Hop(app))
+    name, _ = ask_asgi(app, path=path)
+    ours, theirs = recorded.points(STABLE), contrib.points(STABLE)
+    assert [point.count for point in ours + theirs] == [1]
+    assert bool(theirs) is (path == "/items" and convention != "old")
+    assert ids(ours + theirs) == {name}
+    active = recorded.points("http.server.active_requests") + contrib.points("http.server.active_requests")
+    assert [point.value for point in active] == [0]
+
+
 def test_an_id_that_ours_does_not_trust_is_not_on_contrib_s_exemplars(
     recorded: Recorded, contrib: Contrib, convention: str
 ) -> None:
