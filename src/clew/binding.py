@@ -86,8 +86,10 @@ def _be_last(start: Any) -> None:
 
 def bind(context: Context) -> bool:
     """Make `context` the current one, or return False where that must not be."""
-    if COLLECTS_IN_BETWEEN and is_collecting():
-        return False
+    if COLLECTS_IN_BETWEEN:
+        began = _here.start  # as `is_collecting` has it, written out since that is asked twice for each request
+        if (began is _first.start or began is _last.start or _callbacks[-1] is not _last.told) and is_collecting():
+            return False
     attach(context)
     return True
 

@@ -16,8 +16,48 @@ from typing import Any
 _LONGEST_WAIT = 5.0
 """Seconds that a thread waits while another one is at it."""
 
+_WIPE_ON_FORK = 18
+"""Linux's MADV_WIPEONFORK (``madvise(2)``): such a page is full of zeros in a forked child, whoever has forked it."""
+
+
+class _Process:
+    """Whether this is still the process that it was: a mark in a page that Linux wipes, or else the process ID.
+
+    The mark is read in 40 ns, where `os.getpid` takes up to 200.
+    """
+
+    __slots__ = ("_page", "number")
+
+    def __init__(self) -> None:
+        self._page = _wiped_page()
+        self.renew()
+
+    def renew(self) -> None:
+        """Take this process for the one that it is."""
+        self.number = os.getpid()
+        if self._page is not None:
+            self._page[0] = 1
+
+    def is_another(self) -> bool:
+        """Tell whether it is another one by now."""
+        if self._page is not None:
+            return not self._page[0]
+        return os.getpid() != self.number
+
+
+def _wiped_page() -> Any:
+    try:
+        import mmap
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_WIPE_ON_FORK)
+    except (ImportError, AttributeError, OSError, ValueError, TypeError):
+        return None
+    return page if sys.platform == "linux" else None
+
+
 _hooks: list[Callable[[], None]] = []
-_process = os.getpid()
+_process = _Process()
 _noticing = threading.RLock()
 _is_at_it = False
 
@@ -31,23 +71,23 @@ def after_in_child(hook: Callable[[], None]) -> None:
 
 def notice() -> None:
     """Do what is to be done in a forked child, if this is one in which that has not been done."""
-    if os.getpid() != _process:
+    if _process.is_another():
         _catch_up()
 
 
 def _catch_up() -> None:
-    global _is_at_it, _process
+    global _is_at_it
     if not _noticing.acquire(timeout=_LONGEST_WAIT):
         return
     try:
-        if os.getpid() == _process or _is_at_it:  # another thread was quicker, or a hook comes here itself
+        if not _process.is_another() or _is_at_it:  # another thread was quicker, or a hook comes here itself
             return
         _is_at_it = True
         try:
             for hook in _hooks.copy():
                 hook()
         finally:
-            _process = os.getpid()
+            _process.renew()
             _is_at_it = False
     finally:
         _noticing.release()
@@ -55,10 +95,10 @@ def _catch_up() -> None:
 
 def _are_run() -> None:
     """Python runs its own hooks in this child, and ours with them."""
-    global _is_at_it, _noticing, _process
+    global _is_at_it, _noticing
     _noticing = threading.RLock()
     _is_at_it = False
-    _process = os.getpid()
+    _process.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -45,10 +45,11 @@ and only who makes the generator can take one.
 _traceback_of = BaseException.__dict__["__traceback__"].__get__
 
 
-def _passed_on(error: BaseException) -> BaseException:
-    """Return an exception that was thrown in, without our own frame in its traceback."""
+def _throwing(throw: Callable[[BaseException], Any], error: BaseException) -> Callable[[None], Any]:
+    """Return a step that throws an exception, without our own frame in its traceback, and keeps it no longer."""
     traceback = _traceback_of(error)
-    return BaseException.with_traceback(error, None if traceback is None else traceback.tb_next)
+    kept = [BaseException.with_traceback(error, None if traceback is None else traceback.tb_next)]
+    return lambda _: throw(kept.pop())
 
 
 _TEXT = """\
@@ -65,18 +66,21 @@ def make(function, seldom, clock, get_current):
             context = get_current()
             start = clock()
             shard.started += 1
-        step, sent, waiting, is_closing = {first}, False
+        send = inner.{send}
+        step, sent, is_closing = {first}, False
         try:
             while True:
                 try:
-                    sent = yield {next}
+                    sent = yield {wait}step(sent)
+                    step = send
                 except seldom.BaseException as error:
                     if inner.{frame} is None:
-                        raise
-                    sent, is_closing = None, is_closing or seldom.type(error) is seldom.GeneratorExit
-                    waiting = [{thrown}]
-        except seldom.{end} as stop:
-            {result}
+                        if seldom.type(error) is not seldom.{end}:
+                            raise
+                        {result}
+                        break
+                    is_closing = is_closing or seldom.type(error) is seldom.GeneratorExit
+                    step, sent = seldom.throwing(inner.{throw}, error), None
         except seldom.BaseException as error:
             if linked is None:
                 seldom.raised_the_long_way(run, watch, error)
@@ -97,19 +101,21 @@ def make(function, seldom, clock, get_current):
 _FORMS = {
     False: {
         "define": "def",
-        "first": "inner.send, None, []",
-        "next": "(inner.throw(waiting.pop()) if waiting else step(sent))",
-        "thrown": "seldom.passed_on(error)",
+        "send": "send",
+        "first": "send, None",
+        "wait": "",
+        "throw": "throw",
         "frame": "gi_frame",
         "end": "StopIteration",
-        "result": "result = stop.value",
+        "result": "result = error.value",
         "return_": "return result",
     },
     True: {
         "define": "async def",
-        "first": "inner.asend, None, [seldom.first_step(inner)]",
-        "next": "await (waiting.pop() if waiting else step(sent))",
-        "thrown": "inner.athrow(seldom.passed_on(error))",
+        "send": "asend",
+        "first": "seldom.first_step, inner",
+        "wait": "await ",
+        "throw": "athrow",
         "frame": "ag_frame",
         "end": "StopAsyncIteration",
         "result": "result = None",
@@ -146,7 +152,7 @@ class _Seldom:
 
     __slots__ = ("_site",)
 
-    passed_on, first_step, type = staticmethod(_passed_on), staticmethod(_first_step), type
+    throwing, first_step, type = staticmethod(_throwing), staticmethod(_first_step), type
     BaseException, GeneratorExit = BaseException, GeneratorExit
     StopIteration, StopAsyncIteration = StopIteration, StopAsyncIteration
 

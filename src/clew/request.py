@@ -311,6 +311,10 @@ def failure_of(error: BaseException | None, expected: Checked = ()) -> str | Non
     return failure(error, expected, NOTHING_EXPECTED if current is None else current.expected)
 
 
+_THE_FIRST = 0
+"""Stands for the frame of an entry where there was no other one, which is the usual case."""
+
+
 class Request:
     """A request to be entered: made by `clew.request()`, used in a ``with`` statement or as a decorator."""
 
@@ -333,11 +337,13 @@ class Request:
         if entries.current is not None:
             cell.follow()
         within = with_cell(cell, before)
-        self._entries[id(cell)] = (cell, before, within, id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        others = self._entries
+        frame = id(sys._getframe(1)) if others else _THE_FIRST  # pyright: ignore[reportPrivateUsage]
+        others[id(cell)] = (cell, before, within, frame)
         try:
             enter(cell, within)
         except BaseException:  # of a signal's handler, in the middle
-            del self._entries[id(cell)]
+            del others[id(cell)]
             leave(cell, before, within)
             raise
         return name
@@ -345,7 +351,11 @@ class Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        cell, before, within = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        entered = self._entries
+        if len(entered) == 1:
+            (cell, before, within, _) = next(iter(entered.values()))
+        else:
+            cell, before, within = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
         try:
             if error is not None:
                 remember(error, cell.request_id)
@@ -356,14 +366,16 @@ class Request:
             leave(cell, before, within)
             raise
         finally:
-            del self._entries[id(cell)]
+            del entered[id(cell)]
 
     def _entered(self, frame: int) -> tuple[RequestCell, Context, Context]:
         """Return what the task or thread that asks has entered last, in the same ``with`` statement if it can be."""
         found = list(self._entries.values())
-        if len(found) > 1:
-            found = [entry for entry in found if entry[0].is_owned()] or found
-            found = [entry for entry in found if entry[3] == frame] or found
+        found = [entry for entry in found if entry[0].is_owned()] or found
+        for there in (frame, _THE_FIRST):
+            same = [entry for entry in found if entry[3] == there]
+            if same:
+                return same[-1][:3]
         return found[-1][:3]
 
     @overload
@@ -404,7 +416,7 @@ class Request:
 
 def _leave_for_now(request: Request, coroutine: Any) -> Any:
     """Return a coroutine that goes on with the request in which a call has made `coroutine`."""
-    left: RequestCell = request._entries[-1][0]  # pyright: ignore[reportPrivateUsage]
+    ((left, *_),) = request._entries.values()  # pyright: ignore[reportPrivateUsage]
     entry, left.entry = left.entry, None  # what is followed of it ends when that does
 
     async def go_on() -> Any:
