@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -20,44 +21,22 @@ _WIPE_ON_FORK = 18
 """Linux's MADV_WIPEONFORK (``madvise(2)``): such a page is full of zeros in a forked child, whoever has forked it."""
 
 
-class _Process:
-    """Whether this is still the process that it was: a mark in a page that Linux wipes, or else the process ID.
-
-    The mark is read in 40 ns, where `os.getpid` takes up to 200.
-    """
-
-    __slots__ = ("_page", "number")
-
-    def __init__(self) -> None:
-        self._page = _wiped_page()
-        self.renew()
-
-    def renew(self) -> None:
-        """Take this process for the one that it is."""
-        self.number = os.getpid()
-        if self._page is not None:
-            self._page[0] = 1
-
-    def is_another(self) -> bool:
-        """Tell whether it is another one by now."""
-        if self._page is not None:
-            return not self._page[0]
-        return os.getpid() != self.number
-
-
 def _wiped_page() -> Any:
-    try:
-        import mmap
+    if sys.platform == "linux":
+        with suppress(ImportError, AttributeError, OSError, ValueError):  # a kernel that does not know it
+            import mmap
 
-        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        page.madvise(_WIPE_ON_FORK)
-    except (ImportError, AttributeError, OSError, ValueError, TypeError):
-        return None
-    return page if sys.platform == "linux" else None
+            page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            page.madvise(_WIPE_ON_FORK)
+            return page
+    return None
 
 
 _hooks: list[Callable[[], None]] = []
-_process = _Process()
+_process = os.getpid()
+_mark: Any = _wiped_page()
+"""Its first byte is 0 where this is another process by now. To look takes 40 ns, `os.getpid` up to 200."""
+
 _noticing = threading.RLock()
 _is_at_it = False
 
@@ -71,8 +50,18 @@ def after_in_child(hook: Callable[[], None]) -> None:
 
 def notice() -> None:
     """Do what is to be done in a forked child, if this is one in which that has not been done."""
-    if _process.is_another():
+    if os.getpid() != _process if _mark is None else not _mark[0]:
         _catch_up()
+
+
+def _have_noticed() -> None:
+    global _process
+    _process = os.getpid()
+    if _mark is not None:
+        _mark[0] = 1
+
+
+_have_noticed()
 
 
 def _catch_up() -> None:
@@ -80,14 +69,14 @@ def _catch_up() -> None:
     if not _noticing.acquire(timeout=_LONGEST_WAIT):
         return
     try:
-        if not _process.is_another() or _is_at_it:  # another thread was quicker, or a hook comes here itself
+        if os.getpid() == _process or _is_at_it:  # another thread was quicker, or a hook comes here itself
             return
         _is_at_it = True
         try:
             for hook in _hooks.copy():
                 hook()
         finally:
-            _process.renew()
+            _have_noticed()
             _is_at_it = False
     finally:
         _noticing.release()
@@ -98,7 +87,7 @@ def _are_run() -> None:
     global _is_at_it, _noticing
     _noticing = threading.RLock()
     _is_at_it = False
-    _process.renew()
+    _have_noticed()
 
 
 if hasattr(os, "register_at_fork"):

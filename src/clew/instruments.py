@@ -43,9 +43,12 @@ _MOST_KEPT = 2_000
 class _Settled:
     """Where the measurements of an instrument go under one pipeline: into shards, or into the SDK's own instrument."""
 
-    __slots__ = ("pipeline", "real", "sharded")
+    __slots__ = ("least", "pipeline", "real", "sharded")
 
-    def __init__(self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentLink | None) -> None:
+    def __init__(
+        self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentLink | None, least: float = 0.0
+    ) -> None:
+        self.least = least
         self.pipeline = pipeline
         self.real = real
         self.sharded = sharded
@@ -94,8 +97,12 @@ class _Instrument:
                     return
                 settled = newly
             kind = type(value)
-            if not ((kind is float or kind is int) and -_MOST <= value <= _MOST):
-                value = nearest_finite(value) if self._is_added_up else nearest_number(value)
+            sharded = settled.sharded
+            if sharded is not None and (kind is float or kind is int) and settled.least <= value <= _MOST:
+                shard = sharded.shard(attributes)
+                shard.series.add(shard, value, context)
+                return
+            value = nearest_finite(value) if self._is_added_up else nearest_number(value)
             if settled.sharded is not None and (self._least < 0 or value >= 0):
                 shard = settled.sharded.shard(attributes)
                 shard.series.add(shard, value, context)
@@ -130,7 +137,7 @@ class _Instrument:
         except Exception as error:
             count("instrument.not_made")
             say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
-        self._settled = settled = _Settled(current, real, sharded)
+        self._settled = settled = _Settled(current, real, sharded, self._least)
         reentry.catch_up()  # what interrupted this
         return settled
 

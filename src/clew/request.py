@@ -65,14 +65,23 @@ def _new_ending() -> str:
     return "".join(_PAIRS[random >> shift & 1023] for shift in (30, 20, 10, 0))
 
 
-class _Series(threading.local):
-    """Per thread: a random ending, and the microsecond of the last ID, so that an ID needs no lock to be unique.
+class _Last:
+    """What the last of some request IDs ended with, and when it was made, in microseconds."""
 
-    The ending is None while an ID is made; what interrupts that, and makes one too, takes an ending of its own.
+    __slots__ = ("ending", "time")
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+        self.time = 0
+
+
+class _Series(threading.local):
+    """Per thread: a random ending, and when the last ID with it was made, so that an ID needs no lock to be unique.
+
+    They are taken out while an ID is made; what interrupts that, and makes one too, takes an ending of its own.
     """
 
-    ending: str | None = None
-    last = 0
+    free: list[_Last] | None = None
 
 
 _series = _Series()
@@ -91,14 +100,18 @@ def new_request_id() -> str:
 
     Within a thread each ID is greater than the one before, even if the clock steps back.
     """
-    series = _series
-    ending = series.ending or _new_ending()
-    series.ending = None
+    free = _series.free
+    if free is None:
+        free = _series.free = []
+    try:
+        last = free.pop()
+    except IndexError:
+        last = _Last(_new_ending())
     now = time.time_ns() // 1000
-    if now <= series.last:
-        now = series.last + 1
-    series.last = now
-    series.ending = ending
+    if now <= last.time:
+        now = last.time + 1
+    last.time = now
+    free.append(last)
     pairs = _PAIRS
     return (
         pairs[now >> 50 & 1023]
@@ -107,7 +120,7 @@ def new_request_id() -> str:
         + pairs[now >> 20 & 1023]
         + pairs[now >> 10 & 1023]
         + pairs[now & 1023]
-        + ending
+        + last.ending
     )
 
 
@@ -323,7 +336,7 @@ class Request:
     def __init__(self, given: object = None) -> None:
         self._given = given
         # several tasks and threads may be inside at a time, and a generator beside the code that drives it
-        self._entries: dict[int, tuple[RequestCell, Context, Context, int]] = {}
+        self._entries: list[tuple[RequestCell, Context, Context, int]] = []
 
     def __enter__(self) -> str:
         forks.notice()
@@ -339,11 +352,13 @@ class Request:
         within = with_cell(cell, before)
         others = self._entries
         frame = id(sys._getframe(1)) if others else _THE_FIRST  # pyright: ignore[reportPrivateUsage]
-        others[id(cell)] = (cell, before, within, frame)
+        entry = cell, before, within, frame
+        others.append(entry)
         try:
-            enter(cell, within)
+            if not bind(within):
+                _unbound.append(cell)
         except BaseException:  # of a signal's handler, in the middle
-            del others[id(cell)]
+            others.remove(entry)
             leave(cell, before, within)
             raise
         return name
@@ -352,10 +367,8 @@ class Request:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         entered = self._entries
-        if len(entered) == 1:
-            (cell, before, within, _) = next(iter(entered.values()))
-        else:
-            cell, before, within = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        entry = entered[0] if len(entered) == 1 else self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        cell, before, within, _ = entry
         try:
             if error is not None:
                 remember(error, cell.request_id)
@@ -366,17 +379,17 @@ class Request:
             leave(cell, before, within)
             raise
         finally:
-            del entered[id(cell)]
+            entered.remove(entry)
 
-    def _entered(self, frame: int) -> tuple[RequestCell, Context, Context]:
+    def _entered(self, frame: int) -> tuple[RequestCell, Context, Context, int]:
         """Return what the task or thread that asks has entered last, in the same ``with`` statement if it can be."""
-        found = list(self._entries.values())
+        found = self._entries.copy()
         found = [entry for entry in found if entry[0].is_owned()] or found
         for there in (frame, _THE_FIRST):
             same = [entry for entry in found if entry[3] == there]
             if same:
-                return same[-1][:3]
-        return found[-1][:3]
+                return same[-1]
+        return found[-1]
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -416,7 +429,7 @@ class Request:
 
 def _leave_for_now(request: Request, coroutine: Any) -> Any:
     """Return a coroutine that goes on with the request in which a call has made `coroutine`."""
-    ((left, *_),) = request._entries.values()  # pyright: ignore[reportPrivateUsage]
+    left: RequestCell = request._entries[0][0]  # pyright: ignore[reportPrivateUsage]
     entry, left.entry = left.entry, None  # what is followed of it ends when that does
 
     async def go_on() -> Any:
