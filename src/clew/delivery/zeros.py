@@ -33,6 +33,9 @@ _MILLISECOND = 1_000_000
 _OLDEST = 600 * 1_000_000_000
 """In nanoseconds: a zero that stands further back is left out, since backends refuse what is too old."""
 
+_MOST_SEEN = 100_000
+"""How many series of one metric are remembered that may not be there any more: one that comes back is not a new one."""
+
 Attributes = Mapping[str, Any] | None
 Point = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint
 
@@ -179,6 +182,8 @@ class _Stream:
                     self.waiting[id(attributes)] = Zero(attributes, at)
         if new and len(known) > 2 * len(points):
             self._known = {id(point.attributes): point.attributes for point in points}
+        if len(self._seen) > max(_MOST_SEEN, 2 * len(points)):  # those that are gone are forgotten
+            self._seen = {_fingerprint(point.attributes) for point in points}
 
     def with_zeros(self, metric: Metric, start: int, zeros: list[Zero]) -> Metric:
         """Return the metric with the zeros that its series wait for, which are added to `zeros`."""
