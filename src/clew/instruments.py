@@ -38,6 +38,7 @@ _MOST = float(2**63 - 1024)
 
 _NAME = re.compile(r"[A-Za-z][-_./A-Za-z0-9]{0,254}")
 _MOST_KEPT = 2_000
+_MOST_NAMES = 100_000
 
 
 class _Settled:
@@ -82,7 +83,8 @@ class _Instrument:
         self.scope = scope
         self._advice = advice
         self._settled = _NOWHERE
-        names.add(name)
+        if len(names) < _MOST_NAMES:
+            names.add(name)
 
     def _measure(self, value: float, attributes: Attributes | None, context: Context | None) -> None:
         current = pipeline.current
