@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import namedtuple
 from typing import Any
+
+import pytest
 
 import clew
 from clew.integrations import loguru, structlog
@@ -53,6 +56,35 @@ def test_the_exception_of_a_failed_request_gives_its_id_afterwards() -> None:
     except ValueError:
         assert sys.exc_info()[1] is error
         assert event(exc_info=True)["request_id"] == "abc"
+
+
+def test_what_either_hands_to_logging_does_not_name_the_event(logged: Any) -> None:
+    library = pytest.importorskip("structlog")
+    sinks = pytest.importorskip("loguru").logger
+    given = {"otel.event.name": "boom", "mine": 1}
+    library.configure(
+        processors=[library.stdlib.render_to_log_kwargs],
+        logger_factory=library.stdlib.LoggerFactory(),
+        wrapper_class=library.stdlib.BoundLogger,
+    )
+    sink = sinks.add(Through(), format="{message}")
+    try:
+        library.get_logger("shop").warning("of structlog", **given)
+        sinks.bind(**given).warning("of loguru")
+    finally:
+        sinks.remove(sink)
+        library.reset_defaults()
+    ours, theirs = logged.one("of structlog"), logged.one("of loguru")
+    assert [record.event_name for record in (ours, theirs)] == [None, None]
+    assert [record.attributes.get("otel.event.name") for record in (ours, theirs)] == [None, None]
+    assert ours.attributes["mine"] == theirs.attributes["extra"]["mine"] == 1
+
+
+class Through(logging.Handler):
+    """Hands the records of loguru to `logging`, as its documentation has it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).handle(record)
 
 
 def test_an_exc_info_that_is_none_of_these_is_survived() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from delivery.listeners import eventually
 from lifetime.receiver import totals
 from lifetime.test_forks import COUNTERS
-from lifetime.test_servers import ASGI, CONFIGURED, WSGI, ask_often, exactly
+from lifetime.test_servers import ASGI, CONFIGURED, WSGI, ask, ask_often, exactly
 from real_parts import free_port, uwsgi_binary
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks")
@@ -31,12 +32,16 @@ UWSGI += ("--processes", "2", "--master-fifo", "stop", "--module", "program0:app
 
 @dataclass(frozen=True)
 class Way:
-    """A way of starting a server, and the signal that stops it; uWSGI reads from a pipe: its signals are brutal."""
+    """A way of starting a server, and the signal that stops it; uWSGI reads from a pipe: its signals are brutal.
+
+    One that is renewed gets a SIGHUP in the middle, for new workers in the place of the first ones.
+    """
 
     command: tuple[str, ...]
     code: str
     number: int = TERM
     status: int = 0
+    is_renewed: bool = False
 
 
 WAYS = {
@@ -53,6 +58,9 @@ WAYS = {
     "gunicorn gevent": Way((*GUNICORN, "gevent"), WSGI),
     "gunicorn gevent with preload": Way((*GUNICORN, "gevent", "--preload"), WSGI),
     "gunicorn gevent with preload, by SIGQUIT": Way((*GUNICORN, "gevent", "--preload"), WSGI, QUIT),
+    "gunicorn that replaces its workers": Way((*GUNICORN, "gthread", "--threads", "2", "--max-requests", "7"), WSGI),
+    "gunicorn, with new workers by SIGHUP": Way((*GUNICORN, "sync"), WSGI, is_renewed=True),
+    "granian, with new workers by SIGHUP": Way((*GRANIAN, "asgi", "--respawn-failed-workers"), ASGI, is_renewed=True),
     "gunicorn uvicorn": Way((*GUNICORN, "uvicorn_worker.UvicornWorker"), ASGI),
     "gunicorn uvicorn with preload": Way((*GUNICORN, "uvicorn_worker.UvicornWorker", "--preload"), ASGI),
     "waitress": Way(
@@ -88,6 +96,12 @@ def test_all_is_sent(name: str, start: Callable[..., Any], http: Any, tmp_path: 
     if "gunicorn" in way.command:
         program.wait_for("READY", 2)  # a signal that comes to a worker earlier is lost
     answers = ask_often(port)
+    if way.is_renewed:
+        before = set(answers)
+        program.signal(signal.SIGHUP)
+        while answers[-1] in before:
+            answers.append(eventually(lambda: ask(port)))
+        answers += ask_often(port)
     if way.command[0] == "uwsgi":
         (tmp_path / "stop").write_text("q")
     else:
