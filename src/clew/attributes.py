@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 from clew.nearest import nearest_integer, nearest_text
 from clew.request import policy
 from clew.untrusted import class_name, class_of, stand_in, text_of
@@ -39,7 +40,8 @@ def clean_value(name: str, value: Any) -> Value:
     if issubclass(kind, (list, tuple)):
         try:
             given: list[Any] = [*value]
-        except Exception:  # of a subclass
+        except Exception as trouble:  # of a subclass
+            let_through(trouble)
             return _text(name, value)
         items = [_plain(item) for item in given]
         if None not in items and len({type(item) for item in items}) <= 1:
@@ -92,6 +94,7 @@ def clean_given(attributes: Mapping[str, Any], owner: str) -> dict[str, Value]:
     try:
         return _clean(attributes, is_reserved)
     except Exception as trouble:
+        let_through(trouble)
         return _not_read(trouble, owner)
 
 
@@ -102,6 +105,7 @@ def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> dict[st
     try:
         return _clean(attributes, _is_reserved_on_instruments)
     except Exception as trouble:
+        let_through(trouble)
         return _not_read(trouble, "an instrument")
 
 
@@ -174,6 +178,7 @@ class Computed:
         try:
             given = self.raw(*args, **kwargs)()
         except Exception as error:
+            let_through(error)
             trouble = error
         return self.cleaned(given, trouble, args, kwargs)
 
@@ -192,6 +197,7 @@ class Computed:
             try:
                 return clean(cast("Mapping[str, Any]", given))
             except Exception as error:
+                let_through(error)
                 trouble = error
         try:
             self.raw(*args, **kwargs)

@@ -20,6 +20,8 @@ from time import perf_counter as clock
 from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from clew.interruptions import let_through
+
 if TYPE_CHECKING:
     from clew.links import Link
     from clew.metrics.shards import Shard
@@ -45,7 +47,8 @@ def is_future(result: object) -> bool:
         return (
             hasattr(type(result), "_asyncio_future_blocking") and result._asyncio_future_blocking is not None  # type: ignore[attr-defined]
         )
-    except Exception:  # of a class of the user's
+    except Exception as trouble:  # of a class of the user's
+        let_through(trouble)
         return False
 
 

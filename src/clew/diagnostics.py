@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from clew import forks
+from clew.interruptions import begins_at_once, let_through
 from clew.untrusted import sayable
 from clew.weak import WeakCollection
 
@@ -44,8 +45,8 @@ def say_once(about: object, message: str, *args: object, level: int = logging.WA
     _said.add(about)
     try:
         _log(level, message, tuple(map(sayable, args)))
-    except Exception:  # a user's handler or filter that raises must not reach the measured code
-        return
+    except Exception as trouble:  # a user's handler or filter that raises must not reach the measured code
+        let_through(trouble)
 
 
 def _log(level: int, message: str, args: tuple[object, ...]) -> None:
@@ -79,6 +80,7 @@ class SaidAfterwards:
         if self._is_outermost:
             _waiting.said = []
 
+    @begins_at_once
     def __exit__(self, *_: object) -> None:
         if self._is_outermost:
             said, _waiting.said = _waiting.said, None

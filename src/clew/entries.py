@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clew import forks
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 
 if TYPE_CHECKING:
     from clew.canonical import Line
@@ -108,6 +109,7 @@ class Entry:
                     line.write(self._request_id, seconds, failure, name, attributes or {})
             self._enclosing = None  # which would keep its own, and so on
         except Exception as trouble:
+            let_through(trouble)
             count("canonical.not_written")
             say_once(
                 ("canonical.not_written", type(trouble).__name__),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 from clew.nearest import nearest_text
 from clew.untrusted import qualified_name, text_of
 
@@ -35,7 +36,8 @@ def error_type_of(kind: type[BaseException]) -> str:
     name = nearest_text(qualified_name(kind))
     try:
         module = kind.__module__
-    except Exception:  # a metaclass of the user's
+    except Exception as trouble:  # a metaclass of the user's
+        let_through(trouble)
         module = None
     if not module or type(module) is not str or module == "builtins":
         return name
@@ -98,6 +100,7 @@ class Judge:
         try:
             return bool(self._ask(error))
         except Exception as trouble:
+            let_through(trouble)
             _not_told(trouble, self._owner)
             return False
 
@@ -126,6 +129,7 @@ def _imported(name: str) -> type[BaseException] | None:
         for part in rest.split("."):
             found = getattr(found, part, None)
     except Exception as trouble:  # a module whose __getattr__ raises something else than an AttributeError
+        let_through(trouble)
         _not_told(trouble, f"CLEW_EXPECTED={name}")
         return None
     return found if issubclass(type(found), type) and is_one_of(found, (BaseException,)) else None
@@ -165,7 +169,8 @@ def failure_of_kind(kind: type[BaseException], expected: Checked, expected_every
 def _is_success(leaving: Any) -> bool:
     try:
         code = leaving.code
-    except Exception:  # of a subclass; Python itself ends with 1 then
+    except Exception as trouble:  # of a subclass; Python itself ends with 1 then
+        let_through(trouble)
         return False
     return code is None or (type(code) is int and code == 0)
 

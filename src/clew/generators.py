@@ -11,6 +11,7 @@ import inspect
 import sys
 import types
 import weakref
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Generator
 from time import perf_counter as clock
 from types import FunctionType
@@ -66,9 +67,9 @@ def make(function, seldom, clock, get_current):
             context = get_current()
             start = clock()
             shard.started += 1
-        send = inner.{send}
-        step, sent, is_closing = {first}, False
         try:
+            send = inner.{send}
+            step, sent, is_closing = {first}, False
             while True:
                 try:
                     sent = yield {wait}step(sent)
@@ -90,9 +91,16 @@ def make(function, seldom, clock, get_current):
         if linked is None or is_closing:
             seldom.returned(linked, run, watch, result, linked and (shard, clock() - start, context))
         else:
-            seconds = clock() - start
-            shard = linked.again(shard)  # asked again, since another thread may have driven it on
-            shard.series.add(shard, seconds, context)
+            try:
+                seconds = clock() - start
+                shard = linked.again(shard)  # asked again, since another thread may have driven it on
+                index = seldom.bisect_left(shard.bounds, seconds)
+            except seldom.BaseException as error:  # of a signal's handler, in the middle
+                seldom.raised(linked, shard, clock() - start, watch, error, context)
+                raise
+            shard.counts[index] += 1
+            shard.total += seconds
+            shard.series.see(shard, index, seconds, context)
         {return_}
 
     return measured
@@ -153,6 +161,7 @@ class _Seldom:
     __slots__ = ("_site",)
 
     throwing, first_step, type = staticmethod(_throwing), staticmethod(_first_step), type
+    bisect_left = staticmethod(bisect_left)
     BaseException, GeneratorExit = BaseException, GeneratorExit
     StopIteration, StopAsyncIteration = StopIteration, StopAsyncIteration
 

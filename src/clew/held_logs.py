@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 
 RECORDS_PER_REQUEST = 1_000
 BYTES_PER_REQUEST = 256 * 1024
@@ -339,6 +340,7 @@ def send(records: Iterable[Rendered]) -> None:
         try:
             record.send()
         except Exception as trouble:
+            let_through(trouble)
             _say_not_sent(1, f"{type(trouble).__name__}: {trouble}")
 
 

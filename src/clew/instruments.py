@@ -23,6 +23,7 @@ from opentelemetry.context import Context, get_current
 from clew import forks, pipeline, reentry
 from clew.attributes import clean_instrument_attributes as cleaned
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 from clew.nearest import nearest_finite, nearest_number
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Instrument:
                 reentry.catch_up()  # of a gauge's values the last one counts
                 settled.real(value, cleaned(attributes), context)
         except Exception as error:  # a value that is no number, attributes that are no mapping
+            let_through(error)
             count("measurement.ignored")
             say_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
 
@@ -137,6 +139,7 @@ class _Instrument:
             if self._is_added_up:
                 sharded = current.link_instrument(instrument, self._bounds())
         except Exception as error:
+            let_through(error)
             count("instrument.not_made")
             say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
         self._settled = settled = _Settled(current, real, sharded, self._least)

@@ -6,26 +6,80 @@ measured, such an exception is passed on.
 
 from __future__ import annotations
 
+import dis
+import inspect
 import sys
 from collections.abc import Iterator
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+F = TypeVar("F")
 
 _OWN = ("clew", "opentelemetry")
+
+# past whatever a class of the user's puts in their places
+_traceback_of: Any = vars(BaseException)["__traceback__"].__get__
+_args_of: Any = vars(BaseException)["args"].__get__
+_module_of: Any = vars(type)["__module__"].__get__
 
 _COLLECTION = {"generation", "collected", "uncollectable"}
 """What a callback of the garbage collector is told."""
 
 
-def pass_on(error: BaseException) -> None:
+def begins_at_once(function: F) -> F:
+    """Let `function` run into its ``try`` before CPython looks for signals: no exception of a handler comes before.
+
+    From 3.11 on that looks where a function begins, else a block whose end is just then entered would never end. What
+    begins an instruction says with its argument; where a generator goes on with what it waited for, nobody looks.
+    On Python 3.10 nobody does before a ``try`` that comes first, and a version that is not known is left as it is.
+    """
+    if not _FIRST <= sys.version_info[:2] <= _LAST:
+        return function
+    changed: Any = function
+    code: CodeType = changed.__code__
+    instructions = bytearray(code.co_code)
+    for position in range(0, len(instructions), 2):
+        if instructions[position] == dis.opmap["RESUME"]:
+            instructions[position + 1] = 2
+            changed.__code__ = code.replace(co_code=bytes(instructions))
+            break
+    return function
+
+
+_FIRST, _LAST = (3, 11), (3, 14)
+"""The versions on which `begins_at_once` does anything."""
+
+
+def let_through(error: BaseException) -> None:
     """Raise `error` again if it came from outside of the work that it has left; to be called where that is caught."""
-    if not isinstance(error, Exception) or _is_raised_by_handler(error) or _is_raised_by_thread(error):
-        raise error
+    if comes_from_outside(error):
+        try:
+            raise error
+        finally:
+            del error  # which would have this frame in its traceback, and keep itself alive
 
 
-def _is_raised_by_handler(error: Exception) -> bool:
+def comes_from_outside(error: BaseException) -> bool:
+    """Tell whether `error` is for the program, and no trouble of the work that it has left."""
+    return not issubclass(type(error), Exception) or _is_raised_by_handler(error) or _is_raised_by_thread(error)
+
+
+class Suppressed:
+    """A block whose own troubles do not matter."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        """Tell whether what leaves the block is a trouble of its own."""
+        return error is not None and not comes_from_outside(error)
+
+
+def _is_raised_by_handler(error: BaseException) -> bool:
     """Tell whether a signal's handler is among what `error` has left: it was given the frame that it interrupted."""
-    step = error.__traceback__
+    step = _traceback_of(error)
     while step is not None and step.tb_next is not None:
         if _was_given(step.tb_next.tb_frame, step.tb_frame):
             return True
@@ -34,25 +88,28 @@ def _is_raised_by_handler(error: Exception) -> bool:
 
 
 def _was_given(handler: FrameType, interrupted: FrameType) -> bool:
-    return any(value is interrupted for value in _locals_of(handler))
+    return any(value is interrupted for value in _arguments_of(handler))
 
 
-def _locals_of(frame: FrameType) -> Iterator[Any]:
-    for value in frame.f_locals.values():
+def _arguments_of(frame: FrameType) -> Iterator[Any]:
+    code, values = frame.f_code, frame.f_locals
+    takes_any = bool(code.co_flags & inspect.CO_VARARGS)
+    for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + takes_any]:
+        value = values.get(name)
         yield value
-        if isinstance(value, tuple):  # the arguments of one that takes any
+        if type(value) is tuple:  # the arguments of one that takes any; of no other class is anything asked
             yield from value  # pyright: ignore[reportUnknownVariableType]
 
 
-def _is_raised_by_thread(error: Exception) -> bool:
+def _is_raised_by_thread(error: BaseException) -> bool:
     """Tell whether another thread has raised `error` (`PyThreadState_SetAsyncExc`), which gives only its class.
 
     That is one without arguments, of a kind that none of the code raises in which it came up.
     """
-    kind = type(error).__module__.partition(".")[0]
-    if error.args or (type(error) is not TimeoutError and (kind in _OWN or kind in sys.stdlib_module_names)):
+    kind = str(_module_of(type(error))).partition(".")[0]
+    if _args_of(error) or (type(error) is not TimeoutError and (kind in _OWN or kind in sys.stdlib_module_names)):
         return False
-    step = error.__traceback__
+    step = _traceback_of(error)
     while step is not None:
         module = str(step.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
         if module not in _OWN and module not in sys.stdlib_module_names:
@@ -76,4 +133,4 @@ def is_called_amid(code: CodeType) -> bool:
 
 
 def _collects(frame: FrameType) -> bool:
-    return any(isinstance(value, dict) and value.keys() == _COLLECTION for value in _locals_of(frame))
+    return any(type(value) is dict and value.keys() == _COLLECTION for value in _arguments_of(frame))

@@ -17,6 +17,7 @@ from opentelemetry.trace import get_current_span
 from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
 from clew.diagnostics import count
 from clew.failures import OTHER, Checked, failure, failure_of_kind
+from clew.interruptions import begins_at_once, let_through
 from clew.metrics.exemplars import SPAN_KEY
 from clew.metrics.recorder import NO_REQUEST
 from clew.metrics.sharded import ShardedInstrument, ShardedOperation
@@ -25,6 +26,7 @@ from clew.pipeline import INSTRUMENT_SETS, OVERFLOW
 
 if TYPE_CHECKING:
     from clew.measure import Site
+    from clew.metrics.recorder import SeriesRecorder
     from clew.pipeline import Operation, Pipeline
 
 _PLAIN = {str, bool, int, float}
@@ -41,17 +43,29 @@ class _OperationLink:
         """The class of what a call has returned last, which is a value."""
         self._expected = expected
 
+    @begins_at_once
     def end(self, shard: Shard, seconds: float, error: BaseException, context: Context | None = None) -> None:
         """Record a run that would have ended in `shard`, had not an exception left it.
 
         In the given Context, or else the current one.
         """
-        operation, series = self.operation, shard.series
         error_type: str | None = OTHER
         try:
-            error_type = failure(error, self._expected, operation.pipeline.expected)
+            error_type = failure(error, self._expected, self.operation.pipeline.expected)
         finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
-            operation.series(series.key, _users_own(series), error_type).record(seconds, context)
+            try:
+                series = self._series(shard, error_type)
+            except BaseException:  # of a signal's handler, in the middle
+                series = self._series(shard, error_type)
+                series.record(seconds, context)
+                raise
+            series.record(seconds, context)
+
+    @begins_at_once
+    def _series(self, shard: Shard, error_type: str | None) -> SeriesRecorder:
+        """Return the series of the same attributes and this error type."""
+        series = shard.series
+        return self.operation.series(series.key, _users_own(series), error_type)
 
     def __reduce__(self) -> Any:
         """A function that is pickled with what it is made of has no link where it is unpickled."""
@@ -59,9 +73,9 @@ class _OperationLink:
 
     def end_later(self, shard: Shard, seconds: float, kind: type[BaseException] | None) -> None:
         """Record a run that has ended where there was no room to record it, perhaps by an exception of that class."""
-        operation, series = self.operation, shard.series
+        operation = self.operation
         error_type = None if kind is None else failure_of_kind(kind, self._expected, operation.pipeline.expected)
-        operation.series(series.key, _users_own(series), error_type).record(seconds, NO_REQUEST)
+        self._series(shard, error_type).record(seconds, NO_REQUEST)
 
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
@@ -171,7 +185,8 @@ class InstrumentLink:
                 return shard  # type: ignore[no-any-return]
             lookup = lookup_of(items, tuple(map(type, attributes.values())))
             shard = self._local.shards.get(lookup)
-        except Exception:  # a list among the values, or what else cannot be looked up
+        except Exception as trouble:  # a list among the values, or what else cannot be looked up
+            let_through(trouble)
             lookup = shard = None
         return self._find(attributes, lookup) if shard is None else shard
 
@@ -239,6 +254,7 @@ class ComputedLink(_OperationLink):
             shard = self._local.shards.get(items)
             return self._typed(given, items) if shard is None else shard
         except Exception as trouble:  # a list among the values too, which cannot be looked up
+            let_through(trouble)
             cleaned = self._compute.cleaned(given, trouble, args, kwargs)
             return shard_for(self.operation, self._local, cleaned, None, cleaned)
 
@@ -286,7 +302,8 @@ def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str
 def _is_all_of(series: Series, given: Mapping[str, Any]) -> bool:
     try:
         return all(name in series.attributes and value == value for name, value in given.items())
-    except Exception:  # of a mapping or a name of the user's
+    except Exception as trouble:  # of a mapping or a name of the user's
+        let_through(trouble)
         return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from time import perf_counter as clock
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
@@ -14,6 +14,7 @@ from clew.attributes import Computed, Value, clean_given, key_of
 from clew.callables import alike, is_decorated
 from clew.diagnostics import count, say_once
 from clew.failures import Checked, Expectation, expectation
+from clew.interruptions import begins_at_once, let_through
 from clew.owed import owe
 from clew.running import Run, begin
 from clew.weak import WeakCollection
@@ -93,8 +94,8 @@ class Measure:
             else:
                 self._enter_the_long_way()
             return self
-        link.local.shard.started += 1
         self._started = clock()
+        link.local.shard.started += 1  # last, since what a signal's handler raises before leaves nothing begun
         return self
 
     def _enter_the_long_way(self) -> None:
@@ -107,8 +108,8 @@ class Measure:
         link = None if current is None or name is None else current.block_links.get(name)
         if link is not None:
             self._link = link
-            link.local.shard.started += 1
             self._started = clock()
+            link.local.shard.started += 1
             return
         self._begin(current, None, (), None)
         if current is not None and name is not None and name not in current.block_links:
@@ -135,48 +136,57 @@ class Measure:
             f"`with clew.measure({self._name!r}):` each time"
         )
 
+    @begins_at_once
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        link = self._link
-        if link is None:
-            if self._run is not None:
-                try:
+        try:
+            link = self._link
+            if link is None:
+                if self._run is not None:
                     self._run.end(error)
-                except Exception:  # no room on the stack
-                    owe((self._run.end_later, clock(), None if error is None else type(error)))
-                self._run = None
-            return
-        seconds: float = clock() - self._started
-        self._link = self._run = None
-        shard = link.local.shard  # asked again, since a block may be left in another thread
-        if error is not None:
-            try:
-                link.end(shard, seconds, error)
-            except Exception:
-                owe((link.end_later, shard, seconds, type(error)))
-            return
-        index = bisect_left(shard.bounds, seconds)
-        shard.counts[index] += 1
-        shard.total += seconds
-        page = shard.page
-        if seconds < page.low:
-            page.low = seconds
-        if seconds > page.high:
-            page.high = seconds
-        if seconds >= page.largest[index]:
-            try:
-                shard.series.layout.keep(page, index, seconds, None)
-            except Exception:  # it is counted, and only no exemplar
+                    self._run = None
                 return
+            seconds: float = clock() - self._started
+            shard = link.local.shard  # asked again, since a block may be left in another thread
+            if error is not None:
+                self._link = self._run = None
+                try:
+                    link.end(shard, seconds, error)
+                except RecursionError:  # no room on the stack
+                    owe((link.end_later, shard, seconds, type(error)))
+                return
+            index = bisect_left(shard.bounds, seconds)
+            self._link = self._run = None
+            shard.counts[index] += 1
+            shard.total += seconds
+            page = shard.page
+            if seconds < page.low:
+                page.low = seconds
+            if seconds > page.high:
+                page.high = seconds
+            if seconds >= page.largest[index]:
+                shard.series.layout.keep(page, index, seconds, None)
+        except BaseException as trouble:
+            link, ended = self._link, clock()
+            run = self._run if link is None else None
+            self._link = self._run = None
+            if link is not None:
+                owe((_end_later, link, ended - self._started, None if error is None else type(error)))
+            elif run is not None and (run.is_under_way or type(trouble) is RecursionError):
+                owe((run.end_later, ended, None if error is None else type(error)))
+            if type(trouble) is not RecursionError:  # for which there is room to be looked at
+                let_through(trouble)
 
     async def __aenter__(self) -> Measure:
         return self.__enter__()
 
-    async def __aexit__(
+    @begins_at_once
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    ) -> Awaitable[None]:
+        self.__exit__(kind, error, traceback)  # not once it is awaited: a coroutine may be dropped before it begins
+        return _DONE
 
     def set(self, name: str, value: Any) -> None:
         """Set an attribute of this run that has few values: it goes to the metric, the span and the log line.
@@ -193,6 +203,7 @@ class Measure:
         try:
             self._link = link.told(name, value)
         except Exception as trouble:
+            let_through(trouble)
             self._not_told("set", trouble)
 
     def note(self, name: str, value: Any) -> None:
@@ -212,22 +223,39 @@ class Measure:
             if self._started is None:
                 say_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
                 return
-            if self._link is not None:
-                link, self._link = self._link, None
+            link = self._link
+            if link is not None:
                 assert self._name is not None
                 attributes = dict(sorted(link.attributes.items()))
                 key = key_of(attributes)
-                self._run = Run(
-                    link.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started
-                )
+                run = Run(link.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started)
+                self._run, self._link, run.is_under_way = run, None, True  # at once, whatever interrupts
             if self._run is not None:
                 getattr(self._run, what)(*told)
         except Exception as trouble:
+            let_through(trouble)
             self._not_told(what, trouble)
 
     def _not_told(self, what: str, trouble: Exception) -> None:
         count("attribute.ignored")
         say_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
+
+
+def _end_later(link: Link | ToldLink, seconds: float, kind: type[BaseException] | None) -> None:
+    link.end_later(link.local.shard, seconds, kind)
+
+
+class _Done:
+    """What has been done when it is awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return
+        yield
+
+
+_DONE = _Done()
 
 
 class _Given(Measure):
@@ -332,7 +360,10 @@ class Site:
         self._asked = current
         try:
             self._cell.cell_contents = None if current.follows_requests else link_site(self, current)
-        except Exception as trouble:
+        except BaseException as trouble:
+            self._asked = None
+            let_through(trouble)
+            self._asked = current
             say_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
         if current is not pipeline.current:  # it has changed meanwhile
             self.cut()

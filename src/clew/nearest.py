@@ -17,6 +17,7 @@ from typing import Any
 
 from clew import untrusted
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 
 LEAST, MOST = -(2**63), 2**63 - 1
 
@@ -98,8 +99,8 @@ def nearest_value(value: Any, depth: int = 0) -> Any:
     if depth < _DEEPEST:
         try:
             return _copied(value, depth + 1)
-        except Exception:  # what claims to be a container; it is text then
-            pass
+        except Exception as trouble:  # what claims to be a container; it is text then
+            let_through(trouble)
     return text_of(value)
 
 
@@ -119,6 +120,7 @@ def text_of(value: Any) -> str:
     try:
         return nearest_text(str.__str__(value if issubclass(_class_of(value), str) else str(value)))
     except Exception as trouble:
+        let_through(trouble)
         return nearest_text(
             f"<{untrusted.class_name(_class_of(value))} whose text failed with {type(trouble).__name__}>"
         )

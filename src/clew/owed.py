@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 
 owed: list[tuple[Any, ...]] = []
 """What has been put off."""
@@ -22,7 +23,8 @@ def settle() -> None:
     """Make the calls that were put off."""
     while owed:
         try:
-            call, *arguments = one = owed.pop()
+            call, *arguments = one = owed[-1]
+            del owed[-1]  # no call, after which another thread may settle, or the handler of a signal may raise
         except IndexError:  # somebody else settles too
             return
         try:
@@ -31,5 +33,6 @@ def settle() -> None:
             owe(one)
             return
         except Exception as trouble:
+            let_through(trouble)
             count("operation.not_recorded")
             say_once("owed", "A run could not be recorded: %s: %s", type(trouble).__name__, trouble)

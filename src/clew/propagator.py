@@ -7,7 +7,6 @@ server, a client or a queue takes the request ID over and sends it on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 
 from opentelemetry.context import Context, get_current
@@ -23,6 +22,7 @@ from opentelemetry.trace import Span, SpanKind, get_current_span
 
 from clew import baggage, redirects
 from clew.hosts import is_allowed, target_of_attributes
+from clew.interruptions import Suppressed, let_through
 from clew.request import RequestCell, accept, cell_in, policy, request_id_in, with_cell
 
 CARRIER_KEY = "clew.request"
@@ -116,7 +116,7 @@ class RequestIdPropagator(TextMapPropagator):
             name = _read(carrier, getter) if policy.trust else None
             if _is_server_carrier(carrier):
                 cell = CarrierCell.extracted(name)
-                with suppress(Exception):
+                with Suppressed():
                     cast("MutableMapping[str, object]", carrier)[CARRIER_KEY] = cell
             else:
                 cell = CarrierCell.extracted(name, carrier, getter)
@@ -131,7 +131,7 @@ class RequestIdPropagator(TextMapPropagator):
         request_id = request_id_in(context)
         if request_id is None:
             return
-        with suppress(Exception):
+        with Suppressed():
             if policy.hosts is not None:
                 if not is_allowed(_target(context), policy.hosts):
                     _remove(carrier, request_id)
@@ -154,7 +154,8 @@ def bound_cell(carrier: object) -> CarrierCell | None:
     elif isinstance(carrier, Mapping):
         try:
             found = cast("Mapping[str, object]", carrier).get(CARRIER_KEY)
-        except Exception:
+        except Exception as trouble:
+            let_through(trouble)
             return None
     else:
         return None
@@ -197,7 +198,8 @@ def _holds_headers(carrier: Any, getter: Getter[Any], headers: RawHeaders) -> bo
         if not expected or {key.lower() for key in getter.keys(carrier)} != expected.keys():
             return False
         return all(_joined(getter.get(carrier, name)) == ",".join(values) for name, values in expected.items())
-    except Exception:
+    except Exception as trouble:
+        let_through(trouble)
         return False
 
 
@@ -219,7 +221,8 @@ def _header(carrier: Any, getter: Getter[Any], header: str, *, all_values: bool 
             return text
     try:
         other_spellings = [key for key in getter.keys(carrier) if key.lower() == header.lower()]
-    except Exception:
+    except Exception as trouble:
+        let_through(trouble)
         return None
     return _value(getter.get, carrier, other_spellings[0], all_values) if other_spellings else None
 
@@ -231,7 +234,8 @@ def _value(get: Callable[[Any, str], Any], carrier: Any, key: str, all_values: b
         if found is None:
             return None
         values: list[object] = [found] if isinstance(found, (str, bytes)) else list(found)
-    except Exception:
+    except Exception as trouble:
+        let_through(trouble)
         return None
     texts = [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
     if not all_values:

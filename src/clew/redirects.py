@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from clew import baggage
 from clew.hosts import is_allowed, target_of_url
+from clew.interruptions import Suppressed
 from clew.request import policy, request_id
 
 _MARK = "_clew_holds_back"
@@ -59,7 +59,7 @@ def _attend_requests() -> None:
 
     @functools.wraps(original)
     def rebuild_auth(self: Any, prepared_request: Any, response: Any) -> Any:
-        with suppress(Exception):
+        with Suppressed():
             hold_back(prepared_request.headers, prepared_request.url)
         return original(self, prepared_request, response)
 
@@ -75,7 +75,7 @@ def _attend_aiohttp() -> None:
 
     @functools.wraps(original)
     async def send_request_redirect(self: Any, method: str, url: Any, headers: Any, response: Any) -> None:
-        with suppress(Exception):
+        with Suppressed():
             hold_back(headers, redirect_target(url, response))
         await original(self, method, url, headers, response)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from clew import forks
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 
 MODULES: set[str] = {"opentelemetry.metrics._internal"}
 """The modules whose functions must not be entered again; `clew.metrics.sdk` adds those of the SDK."""
@@ -92,6 +93,7 @@ def _catch_up() -> None:
             try:
                 record()
             except Exception as error:
+                let_through(error)
                 _ignore(error)
     finally:
         here.is_catching_up = False

@@ -27,6 +27,7 @@ from clew.callables import alike, as_of, is_coroutine_function, is_decorated, wi
 from clew.diagnostics import count, say_once
 from clew.failures import NOTHING_EXPECTED, Checked, failure
 from clew.imports import imported
+from clew.interruptions import begins_at_once, let_through
 from clew.untrusted import class_name, text_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -149,7 +150,8 @@ def _may_be_text(value: object) -> bool:
     """Tell whether `value` passes for a `str`, as a proxy of one does, or does not even say."""
     try:
         return isinstance(value, str)
-    except Exception:
+    except Exception as trouble:
+        let_through(trouble)
         return True
 
 
@@ -353,21 +355,29 @@ class Request:
         others = self._entries
         frame = id(sys._getframe(1)) if others else _THE_FIRST  # pyright: ignore[reportPrivateUsage]
         entry = cell, before, within, frame
-        others.append(entry)
         try:
+            others.append(entry)
             if not bind(within):
                 _unbound.append(cell)
         except BaseException:  # of a signal's handler, in the middle
-            others.remove(entry)
+            if entry in others:
+                others.remove(entry)
             leave(cell, before, within)
             raise
         return name
 
+    @begins_at_once
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entered = self._entries
-        entry = entered[0] if len(entered) == 1 else self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        try:
+            entered = self._entries
+            entry = entered[0] if len(entered) == 1 else self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+        except BaseException:  # of a signal's handler, in the middle
+            cell, before, within, _ = entry = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+            self._entries.remove(entry)
+            leave(cell, before, within)
+            raise
         cell, before, within, _ = entry
         try:
             if error is not None:
@@ -459,6 +469,7 @@ def enter(cell: RequestCell, within: Context) -> None:
         _unbound.append(cell)
 
 
+@begins_at_once
 def leave(cell: RequestCell, before: Context, within: Context) -> None:
     """Leave the request of `cell`, which was entered by attaching `within` over `before`.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from clew.attributes import Key, Value, clean, key_of
 from clew.binding import Variable, bind
 from clew.diagnostics import count, say_once
 from clew.failures import OTHER, Checked, failure, failure_of_kind, reason_of
+from clew.interruptions import begins_at_once, let_through
 from clew.metrics.recorder import NO_REQUEST
 from clew.nearest import nearest_text
 from clew.owed import owed, settle
@@ -46,6 +47,7 @@ class Run:
         "_started",
         "_within",
         "attributes",
+        "is_under_way",
         "key",
         "span",
     )
@@ -62,7 +64,10 @@ class Run:
         keeps_context: bool = False,
         started: float | None = None,
     ) -> None:
-        """Begin a run, or take over one that has begun at `started` (of `perf_counter`) as a plain one."""
+        """Begin a run, or take over one that has begun at `started` (of `perf_counter`) as a plain one.
+
+        Whoever takes one over tells that it `is_under_way`.
+        """
         self._pipeline = pipeline
         self._name = name
         self._expected = expected
@@ -76,20 +81,41 @@ class Run:
         self._context: Context | None = get_current() if keeps_context else None
         self._followed: _Followed | None = None
         self._is_recorded = False
+        self.is_under_way = False
         self._operation = pipeline.operation(name)
         if started is not None:
             self._started = started
             return
         self._operation.recorder.begin()
+        self.is_under_way = True
         try:
             if span if span is not None else pipeline.spans:
                 self._start_span(keeps_context)
             if pipeline.follows_requests:
                 self._followed = _followed(name, is_generator=keeps_context)
-        except BaseException:
-            self._operation.recorder.abandon()
+            self._started = clock()
+        except BaseException:  # of a signal's handler, in the middle
+            self._forget()
             raise
-        self._started = clock()
+
+    if sys.version_info >= (3, 11):  # before, what a handler raises could be lost in here
+
+        @begins_at_once
+        def __del__(self) -> None:
+            """End a run that was begun and forgotten: what a signal's handler raises may come anywhere."""
+            try:
+                if self.is_under_way:
+                    self._forget()
+            except AttributeError:  # it was not even made
+                return
+
+    @begins_at_once
+    def _forget(self) -> None:
+        """End a run that was begun, but not to be run."""
+        try:
+            self._leave_span()
+        finally:
+            self.abandon()
 
     def _start_span(self, keeps_context: bool) -> None:
         tracer = self._pipeline.tracer
@@ -98,14 +124,17 @@ class Run:
         try:
             self.span = tracer.start_span(self._name, attributes={"operation.name": self._name, **self.attributes})
         except Exception as trouble:  # of a sampler or a span processor
+            let_through(trouble)
             _without_span(self._name, trouble)
             return
         before = get_current()
         within = set_span_in_context(self.span, before)
-        if keeps_context or not bind(within):  # the steps of a generator run in the Context of whoever asks for them
+        if keeps_context:  # the steps of a generator run in the Context of whoever asks for them
             self._context = within
-        else:
-            self._before, self._within = before, within
+            return
+        self._before, self._within = before, within  # first, since a signal's handler may raise when it is bound
+        if not bind(within):
+            self._context = within
 
     # what a call has returned that is awaited later
 
@@ -113,6 +142,7 @@ class Run:
         """Be under way no more until what the call has returned is awaited."""
         self.leave()
         self._started -= clock()  # how long the call took, below zero
+        self.is_under_way = False
         if self._pipeline.is_open:
             self._operation.recorder.abandon()
 
@@ -120,6 +150,7 @@ class Run:
         """Be under way again."""
         if self._pipeline.is_open:
             self._operation.recorder.begin()
+            self.is_under_way = True
         if self.span is not None:
             before = get_current()
             within = set_span_in_context(self.span, before)
@@ -169,26 +200,31 @@ class Run:
 
     # how it ends
 
+    @begins_at_once
     def end(self, error: BaseException | None = None) -> None:
         """End the run, with the exception that leaves it or None, and record it."""
-        seconds = clock() - self._started
+        seconds = 0.0
         error_type = self._reason if error is None else OTHER
         try:
+            seconds = clock() - self._started
             if error is not None:
                 error_type = failure(error, self._expected, self._pipeline.expected) or self._reason
         finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
             try:
+                seconds = seconds or clock() - self._started
                 self._record(seconds, error_type)
             except RecursionError:
                 raise
             except Exception as trouble:
+                let_through(trouble)
                 _not_recorded(self._name, trouble)
-            try:
-                if self._followed is not None:
-                    self._followed.end(seconds, error_type)
             finally:
-                if self.span is not None:
-                    self._end_span(error, error_type)
+                try:
+                    if self._followed is not None:
+                        self._followed.end(seconds, error_type)
+                finally:
+                    if self.span is not None:
+                        self._end_span(error, error_type)
 
     def end_later(self, ended: float, kind: type[BaseException] | None) -> None:
         """Record the run, where that was not done when it ended for want of room on the stack.
@@ -205,52 +241,68 @@ class Run:
         if self.span is not None:
             self._end_span(None, error_type)
 
+    @begins_at_once
     def _record(self, seconds: float, error_type: str | None) -> None:
         if self._is_recorded or not self._pipeline.is_open:
+            self.is_under_way = False
             return
-        attributes, key = self.attributes, self.key
-        if self._added is not None:
-            attributes = dict(sorted({**attributes, **self._added}.items()))
-            key = key_of(attributes)
         try:
+            attributes, key = self.attributes, self.key
+            if self._added is not None:
+                attributes = dict(sorted({**attributes, **self._added}.items()))
+                key = key_of(attributes)
             series = self._operation.series(key, attributes, error_type)
         except RecursionError:
             raise
         except BaseException:
+            self.is_under_way = False
             self._operation.recorder.abandon()
             raise
+        self.is_under_way = False
         series.record(seconds, self._context)
         self._is_recorded = True
 
+    @begins_at_once
     def end_with(self, result: R, failed: Callable[[R], object] | None) -> None:
         """End the run, which has returned `result`; `failed` says whether that is a failure."""
-        if failed is not None:
-            try:
-                reason = failed(result)
-                if reason:
-                    self.fail(reason)
-            except Exception as error:
-                count("failed.failed")
-                say_once(
-                    ("failed", self._name),
-                    "%s: the callable `failed` raised %s: %s; such calls count as succeeded",
-                    self._name,
-                    type(error).__name__,
-                    error,
-                )
+        try:
+            if failed is not None:
+                self._ask(failed, result)
+        except BaseException as error:  # for the program
+            self.end(error)
+            raise
         self.end()
 
+    def _ask(self, failed: Callable[[R], object], result: R) -> None:
+        try:
+            reason = failed(result)
+            if reason:
+                self.fail(reason)
+        except Exception as error:
+            let_through(error)
+            count("failed.failed")
+            say_once(
+                ("failed", self._name),
+                "%s: the callable `failed` raised %s: %s; such calls count as succeeded",
+                self._name,
+                type(error).__name__,
+                error,
+            )
+
+    @begins_at_once
     def abandon(self) -> None:
         """End the run without a duration: the generator that it measured was collected before its end."""
+        self.is_under_way = False
         try:
+            if self._pipeline.is_open:
+                self._operation.recorder.abandon()
             count("operation.abandoned")
             if self._followed is not None:
                 self._followed.leave()
-            if self._pipeline.is_open:
-                self._operation.recorder.abandon()
-            if self.span is not None:
+            if self.span is not None and self.span.is_recording():
                 self.span.end()
         except Exception as trouble:
+            let_through(trouble)
             _not_recorded(self._name, trouble)
 
     def _end_span(self, error: BaseException | None, error_type: str | None) -> None:
@@ -262,18 +314,34 @@ class Run:
                 description = error_type
                 if error is not None:
                     description = nearest_text(text_of(error) or error_type)
-                    with suppress(Exception):  # its traceback shows what is the user's, and may raise
+                    try:
                         span.record_exception(error)
+                    except Exception as trouble:  # its traceback shows what is the user's, and may raise
+                        let_through(trouble)
                 span.set_status(Status(StatusCode.ERROR, description))
         except Exception as trouble:
+            let_through(trouble)
             _without_span(self._name, trouble)
         finally:
+            try:
+                self._leave_span()
+            finally:
+                try:
+                    span.end()
+                except Exception as trouble:  # of a span processor
+                    let_through(trouble)
+                    _without_span(self._name, trouble)
+
+    @begins_at_once
+    def _leave_span(self) -> None:
+        """Bring the Context back that was there before the span."""
+        try:
             if self._within is not None and get_current() is self._within and self._before is not None:
                 bind(self._before)
-            try:
-                span.end()
-            except Exception as trouble:  # of a span processor
-                _without_span(self._name, trouble)
+        except BaseException:  # of a signal's handler, in the middle
+            if self._within is not None and get_current() is self._within and self._before is not None:
+                bind(self._before)
+            raise
 
 
 class _Followed:
@@ -349,6 +417,7 @@ def begin(
             settle()
         return Run(pipeline, name, attributes, key, expected, span=span, keeps_context=keeps_context)
     except Exception as trouble:
+        let_through(trouble)
         _not_recorded(name, trouble)
         return None
 

@@ -21,6 +21,7 @@ from typing import Any
 from clew import pipeline
 from clew.awaited import VALUES, handed_over
 from clew.callables import Parameters, as_of, made_of
+from clew.interruptions import let_through
 from clew.owed import owe
 
 Function = Callable[..., Any]
@@ -40,30 +41,37 @@ def make(function, seldom, clock, bisect_left, type):
         shard.started += 1
         try:
             result = {wait}function({arguments})
+            seconds = clock() - start
         except seldom.BaseException as error:
             seconds = clock() - start
             try:
                 linked.end(shard, seconds, error)
-            except seldom.Exception:  # no room on the stack
+            except seldom.RecursionError:  # no room on the stack
                 seldom.owe((linked.end_later, shard, seconds, seldom.type(error)))
+            except seldom.Exception as trouble:
+                seldom.let_through(trouble)
             raise
-        seconds = clock() - start
         try:{told}{again}
             index = bisect_left(shard.bounds, seconds)
-            shard.counts[index] += 1
-            shard.total += seconds
-            page = shard.page
-            if seconds < page.low:
-                page.low = seconds
-            if seconds > page.high:
-                page.high = seconds
-            if seconds >= page.largest[index]:
-                try:
-                    shard.series.layout.keep(page, index, seconds, None)
-                except seldom.Exception:  # it is counted, and only no exemplar
-                    pass
-        except seldom.Exception:
+        except seldom.BaseException as trouble:
             seldom.owe((linked.end_later, shard, seconds, None))
+            if seldom.type(trouble) is not seldom.RecursionError:
+                seldom.let_through(trouble)
+            return result
+        shard.counts[index] += 1
+        shard.total += seconds
+        page = shard.page
+        if seconds < page.low:
+            page.low = seconds
+        if seconds > page.high:
+            page.high = seconds
+        if seconds >= page.largest[index]:
+            try:
+                shard.series.layout.keep(page, index, seconds, None)
+            except seldom.RecursionError:  # it is counted, and only no exemplar
+                pass
+            except seldom.Exception as trouble:
+                seldom.let_through(trouble)
         return result
 
     return measured
@@ -74,6 +82,8 @@ _TOLD = """
                 handed = seldom.handed_over(linked, shard, seconds, result)
                 if handed is not None:
                     return handed"""
+# What the handler of a signal raises may come with each call, such as `clock()`. So calls stand before a run is counted
+# as begun or in the `try`, and none between that and its count.
 
 _AGAIN = """
             # asked again, since another thread may have driven the coroutine on
@@ -89,7 +99,8 @@ class _Seldom:
     __slots__ = ("long_way",)
 
     pipeline, VALUES, handed_over, owe = pipeline, VALUES, staticmethod(handed_over), owe
-    BaseException, Exception, type = BaseException, Exception, type
+    BaseException, Exception, RecursionError, type = BaseException, Exception, RecursionError, type
+    let_through = staticmethod(let_through)
 
     def __init__(self, long_way: Function) -> None:
         self.long_way = long_way

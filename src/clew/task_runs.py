@@ -21,6 +21,7 @@ from clew.failures import Checked
 from clew.hosts import Target, is_allowed
 from clew.imports import imported
 from clew.instruments import histogram
+from clew.interruptions import begins_at_once, let_through
 from clew.measure import LONGEST_NAME, measure
 from clew.request import (
     REQUEST_KEY,
@@ -105,13 +106,22 @@ class TaskRun:
             raise
         return self
 
+    @begins_at_once
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            remember(error, self.request_id)
-        queue = {"messaging.destination.name": self._queue} if self._queue else None
-        self._cell.end(failure_of(error, self._expected), self._name, queue)
+        try:
+            if error is not None:
+                remember(error, self.request_id)
+            queue = {"messaging.destination.name": self._queue} if self._queue else None
+            self._cell.end(failure_of(error, self._expected), self._name, queue)
+            self._leave()
+        except BaseException:  # of a signal's handler, in the middle
+            self._leave()
+            raise
+
+    @begins_at_once
+    def _leave(self) -> None:
         before = self._before
         is_clean = get_current() is self._within
         leave(self._cell, before, self._within)
@@ -212,6 +222,11 @@ def target_of_host(host: object, port: object) -> Target | None:
 
 def not_handled(what: str, trouble: Exception) -> None:
     """Count and say once that a message or a run goes on without its request."""
+    try:
+        let_through(trouble)
+    except BaseException:
+        del trouble  # in whose traceback this frame is now: it would keep itself alive
+        raise
     count(f"task.{what}_failed")
     say_once(
         (what, type(trouble).__name__),

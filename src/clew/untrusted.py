@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clew.interruptions import let_through
+
 _name_of = vars(type)["__name__"].__get__  # past whatever a metaclass puts in its place
 _qualified_name_of = vars(type)["__qualname__"].__get__
 
@@ -35,7 +37,8 @@ def text_of(value: Any) -> str | None:
     """Return the text of `value` as a plain `str`, a `str`'s own for what is one; None where it raises."""
     try:
         return str.__str__(value if issubclass(type(value), str) else str(value))
-    except Exception:
+    except Exception as trouble:
+        let_through(trouble)
         return None
 
 

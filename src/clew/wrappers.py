@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clew.awaited import handed_over_by
 from clew.callables import is_coroutine_function
 from clew.generators import measured_async_generator, measured_generator
+from clew.interruptions import let_through
 from clew.owed import owe
 from clew.running import begin_run
 from clew.short_way import short_way
@@ -44,8 +45,12 @@ def _function(function: Function, site: Site) -> Function:
         except BaseException as error:
             try:
                 run.end(error)
-            except Exception:  # no room on the stack
+            except RecursionError:  # no room on the stack
                 owe((run.end_later, clock(), type(error)))
+            except Exception as trouble:
+                if run.is_under_way:
+                    owe((run.end_later, clock(), type(error)))
+                let_through(trouble)
             raise
         try:
             handed = handed_over_by(run, site.failed, result)
@@ -53,8 +58,12 @@ def _function(function: Function, site: Site) -> Function:
                 return handed
             site.saw(result)
             run.end_with(result, site.failed)
-        except Exception:
+        except RecursionError:
             owe((run.end_later, clock(), None))
+        except Exception as trouble:
+            if run.is_under_way:
+                owe((run.end_later, clock(), None))
+            let_through(trouble)
         return result
 
     return _linked(function, site, measured_the_long_way)
@@ -71,13 +80,21 @@ def _coroutine(function: Function, site: Site) -> Function:
         except BaseException as error:
             try:
                 run.end(error)
-            except Exception:  # no room on the stack
+            except RecursionError:  # no room on the stack
                 owe((run.end_later, clock(), type(error)))
+            except Exception as trouble:
+                if run.is_under_way:
+                    owe((run.end_later, clock(), type(error)))
+                let_through(trouble)
             raise
         try:
             run.end_with(result, site.failed)
-        except Exception:
+        except RecursionError:
             owe((run.end_later, clock(), None))
+        except Exception as trouble:
+            if run.is_under_way:
+                owe((run.end_later, clock(), None))
+            let_through(trouble)
         return result
 
     return _linked(function, site, measured_the_long_way)

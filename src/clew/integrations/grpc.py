@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry.context import get_current
@@ -28,6 +28,7 @@ from clew.integrations.everywhere import patch
 from clew.integrations.incoming import Incoming, ignored, incoming, is_ignored
 from clew.integrations.rpc_metrics import RpcInstrument
 from clew.integrations.served import Served, in_no_request
+from clew.interruptions import Suppressed
 from clew.propagator import CarrierCell, RawHeaders
 from clew.request import cell_in
 
@@ -276,7 +277,7 @@ class _Call(AbstractContextManager[None]):
         options = self._options
         self._request_id = options.incoming.choose(self._read)
         self._served = Served(self._request_id, None, raw)
-        with suppress(Exception):
+        with Suppressed():
             self._time_allowed = self._context.time_remaining()
         self._measurement = _instrument.begin("grpc", self._method) if options.metrics else None
         self._echo(is_first=True)  # a call that is aborted sends what is there by then
@@ -310,7 +311,7 @@ class _Call(AbstractContextManager[None]):
         key = key_of(name)
         if key is None:
             return
-        with suppress(Exception):
+        with Suppressed():
             kept: list[Any] = []
             if hasattr(self._context, "trailing_metadata"):
                 kept = [(k, v) for k, v in self._context.trailing_metadata() or () if k != key]
@@ -329,7 +330,7 @@ class _Call(AbstractContextManager[None]):
         return code, code if code in _ERRORS else None
 
     def _code(self) -> str:
-        with suppress(Exception):
+        with Suppressed():
             found = self._context.code()
             if isinstance(found, grpc.StatusCode):
                 return found.name
@@ -339,7 +340,7 @@ class _Call(AbstractContextManager[None]):
 
     def _cut_off(self, error: BaseException | None) -> str | None:
         """Return how the client ended the call before the server did, or None where it did not."""
-        with suppress(Exception):
+        with Suppressed():
             context = self._context
             if type(error).__name__ == "CancelledError" or (hasattr(context, "is_active") and not context.is_active()):
                 left, allowed = context.time_remaining(), self._time_allowed

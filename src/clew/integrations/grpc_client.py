@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import grpc
@@ -15,6 +14,7 @@ import grpc.aio
 
 from clew.diagnostics import say_once
 from clew.hosts import Target, is_allowed, target_of_url
+from clew.interruptions import Suppressed
 from clew.request import policy, request_id
 
 _KEY = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
@@ -172,7 +172,7 @@ def _parsed(target: str | None) -> Target | None:
 
 def _target_of(channel: Any) -> str | None:
     """Return what the channel was made with; gRPC has no public name for it."""
-    with suppress(Exception):
+    with Suppressed():
         while not hasattr(channel, "target"):
             channel = channel._channel
         found = channel.target()

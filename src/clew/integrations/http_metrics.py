@@ -39,6 +39,7 @@ from clew.integrations.measured import (
     look_at_traceback,
     look_inside,
 )
+from clew.interruptions import let_through
 from clew.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -220,6 +221,11 @@ class HttpMeasurement:
 
 def not_measured(trouble: Exception) -> None:
     """Count and say once that an HTTP request could not be measured."""
+    try:
+        let_through(trouble)
+    except BaseException:
+        del trouble  # in whose traceback this frame is now: it would keep itself alive
+        raise
     count("http.not_measured")
     say_once(
         ("http.not_measured", type(trouble).__name__),

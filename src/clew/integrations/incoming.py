@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from clew import baggage, forks
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 from clew.propagator import first_value
 from clew.request import accept, is_valid, new_request_id, policy
 
@@ -86,6 +87,7 @@ class Incoming:
                 if self.validator(text):
                     return text
             except Exception as error:
+                let_through(error)
                 _say("validator", error)
                 return None
             count("request_id.replaced")
@@ -112,6 +114,7 @@ class Incoming:
         try:
             made: Any = self.generator()
         except Exception as error:
+            let_through(error)
             _say("generator", error)
             return new_request_id()
         if isinstance(made, str) and is_valid(made):
@@ -124,6 +127,7 @@ class Incoming:
         try:
             transformed: Any = self.transformer(name)
         except Exception as error:
+            let_through(error)
             _say("transformer", error)
             return None
         return accept(transformed)
@@ -193,6 +197,7 @@ def is_ignored(ignore: Ignored, request: object, path: object) -> bool:
     try:
         return bool(ignore(request))
     except Exception as error:
+        let_through(error)
         _say("ignore callable", error)
         return False
 

@@ -32,6 +32,7 @@ from opentelemetry.semconv.attributes.otel_attributes import OTEL_EVENT_NAME
 
 from clew.diagnostics import count, say_once
 from clew.failures import error_type_of
+from clew.interruptions import let_through
 from clew.nearest import nearest_text, nearest_value, text_of
 from clew.request import policy
 
@@ -119,7 +120,8 @@ def message_of(record: logging.LogRecord) -> Any:
         return nearest_value(record.msg)
     try:
         return nearest_text(record.getMessage())
-    except Exception:  # arguments that do not fit the text: nothing of it is lost
+    except Exception as trouble:  # arguments that do not fit the text: nothing of it is lost
+        let_through(trouble)
         return f"{text_of(record.msg)} {text_of(record.args)}"
 
 

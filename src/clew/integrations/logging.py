@@ -35,7 +35,7 @@ from clew.canonical import LOGGER as CANONICAL
 from clew.diagnostics import count, say_once
 from clew.integrations.holding import Later, is_taken, size_of
 from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
-from clew.interruptions import is_called_amid
+from clew.interruptions import is_called_amid, let_through
 from clew.locks import renew_in_child
 from clew.request import policy, remembered_request_id, request_id
 
@@ -162,6 +162,11 @@ class LogHandler(_Unlocked):
 
 
 def _say_not_sent(trouble: Exception) -> None:
+    try:
+        let_through(trouble)
+    except BaseException:
+        del trouble  # in whose traceback this frame is now: it would keep itself alive
+        raise
     count("log.not_sent")
     say_once(
         ("log.not_sent", type(trouble).__name__),
@@ -216,7 +221,8 @@ class HoldingHandler(_Unlocked):
             is_held = record.name != CANONICAL and is_taken(
                 get_current(), record.levelno, functools.partial(_render_for, target, record)
             )
-        except Exception:  # a filter or formatter of the target's, which deals with it in its own way
+        except Exception as trouble:  # a filter or formatter of the target's, which deals with it in its own way
+            let_through(trouble)
             is_held = False
         if not is_held:
             target.handle(record)

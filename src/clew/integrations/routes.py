@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from clew.interruptions import let_through
+
 _FULL = 2  # starlette.routing.Match.FULL
 _MOUNT_END = "/{path}"
 _DEEPEST = 32
@@ -17,7 +19,8 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
     """
     try:
         return _template(scope)
-    except Exception:  # a router of another kind, or of a version that is not known
+    except Exception as trouble:  # a router of another kind, or of a version that is not known
+        let_through(trouble)
         return None
 
 

@@ -16,6 +16,7 @@ from clew import pipeline, reentry
 from clew.__about__ import __version__
 from clew.diagnostics import count, say_once
 from clew.integrations.http_metrics import BOUNDS
+from clew.interruptions import let_through
 from clew.pipeline import Pipeline
 
 # spelled out, since the package still has these names among the ones that may move
@@ -53,6 +54,7 @@ class RpcInstrument:
                 self._made = made = (current, histogram)
             return RpcMeasurement(*made, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
         except Exception as trouble:
+            let_through(trouble)
             _not_measured(trouble)
             return None
 
@@ -79,6 +81,7 @@ class RpcMeasurement:
                 attributes[ERROR_TYPE] = error_type
             self._histogram.record(max(seconds, 0.0), attributes, context)
         except Exception as trouble:
+            let_through(trouble)
             _not_measured(trouble)
 
 

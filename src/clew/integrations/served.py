@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry.context import Context, get_current
@@ -18,6 +18,7 @@ from clew import entries
 from clew.binding import bind
 from clew.failures import error_type_of
 from clew.integrations.http_metrics import known_method
+from clew.interruptions import Suppressed
 from clew.propagator import CARRIER_KEY, CarrierCell, RawHeaders, bound_cell
 from clew.request import (
     cell_in,
@@ -215,5 +216,5 @@ def _tell_server_span(request_id: str, context: Context) -> None:
         return
     span = get_current_span(context)
     if span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER:
-        with suppress(Exception):
+        with Suppressed():
             span.set_attribute(policy.attribute, request_id)

@@ -78,6 +78,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
 from clew import forks, reentry
 from clew.diagnostics import count, say_once
+from clew.interruptions import let_through
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 from clew.nearest import nearest_finite
 
@@ -423,6 +424,7 @@ def _plain(measurement: Any) -> Any:
         value = nearest_finite(measurement.value)
         return measurement if value is measurement.value else replace(measurement, value=value)
     except Exception as error:
+        let_through(error)
         name = getattr(measurement.instrument, "name", "")
         count("measurement.ignored")
         say_once(("measurement", "", name), "A measurement of %s was ignored: %s", name, error)

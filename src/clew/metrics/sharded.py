@@ -18,6 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from clew.attributes import Key, Value
 from clew.diagnostics import say_once
+from clew.interruptions import begins_at_once, let_through
 from clew.metrics import sdk
 from clew.metrics.exemplars import REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
@@ -172,9 +173,14 @@ class ShardedOperation:
         """One more run is under way."""
         self.local.shard_of(self._base).started += 1
 
+    @begins_at_once
     def abandon(self) -> None:
         """One run less is under way, without a duration."""
-        self.local.shard_of(self._base).abandoned += 1
+        try:
+            self.local.shard_of(self._base).abandoned += 1
+        except BaseException:  # of a signal's handler, in the middle
+            self.local.shard_of(self._base).abandoned += 1
+            raise
 
     def grown(self, all_series: list[Series]) -> int | None:
         """Take how many runs more are under way; None where none has begun or ended.
@@ -299,6 +305,7 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
                     largest = page.largest = blank.copy()
                 largest[index] = value
         except Exception as error:  # a Context that is none, given by the caller
+            let_through(error)
             say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 
     return keep

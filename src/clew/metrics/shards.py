@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 
 from clew.attributes import Key, Value
+from clew.interruptions import begins_at_once, let_through
 from clew.metrics.exemplars import Kept
 
 if TYPE_CHECKING:
@@ -194,16 +195,32 @@ class Series:
         self._seen_counts = layout.zeros
         self._seen_total: float = 0
 
+    @begins_at_once
     def record(self, seconds: float, context: Context | None) -> None:
         """Record a run of the operation that has ended."""
-        assert self.operation is not None
-        self.add(self.operation.local.shard_of(self), seconds, context)
+        try:
+            assert self.operation is not None
+            shard = self.operation.local.shard_of(self)
+            index = bisect_left(shard.bounds, seconds)
+        except BaseException:  # of a signal's handler, in the middle
+            assert self.operation is not None
+            shard = self.operation.local.shard_of(self)
+            shard.counts[bisect_left(shard.bounds, seconds)] += 1
+            shard.total += seconds
+            raise
+        shard.counts[index] += 1
+        shard.total += seconds
+        self.see(shard, index, seconds, context)
 
     def add(self, shard: Shard, value: float, context: Context | None = None) -> None:
         """Record one value into a shard of the calling thread. The decorated functions have this written out."""
         index = bisect_left(shard.bounds, value)
         shard.counts[index] += 1
         shard.total += value
+        self.see(shard, index, value, context)
+
+    def see(self, shard: Shard, index: int, value: float, context: Context | None) -> None:
+        """Look at a value that has been counted: as the least, the most and the largest of its bucket."""
         page = shard.page
         if value < page.low:
             page.low = value
@@ -212,8 +229,10 @@ class Series:
         if value >= page.largest[index]:
             try:
                 self.layout.keep(page, index, value, context)
-            except Exception:  # no room on the stack: it is counted, and only no exemplar
+            except RecursionError:  # it is counted, and only no exemplar
                 return
+            except Exception as trouble:
+                let_through(trouble)
 
     def lease(self) -> Shard:
         """Return a shard for the calling thread: one whose thread has ended, or a new one."""
