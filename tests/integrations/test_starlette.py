@@ -315,6 +315,44 @@ def test_what_fastapi_mounts_has_the_templates_of_its_mounts(
     assert point.attributes.get("http.route") == route
 
 
+@pytest.mark.skipif(not HAS_TELEMETRY, reason="this FastAPI does not take over what an included router mounts")
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/1/static/2/py.typed", "/v1/{v}/static/{t}/{path}"),
+        ("/v1/1/mounted/2/r/3", "/v1/{v}/mounted/{m}/r/{x}"),
+        ("/v1/1/mounted/2/none", None),
+        ("/v1/1/two/2/static/py.typed", "/v1/{v}/two/{x}/static/{path}"),
+        ("/v1/1/two/2/sub/orders/3", "/v1/{v}/two/{x}/sub/orders/{order}"),
+        ("/v1/1/two/2/plain/3", "/v1/{v}/two/{x}/plain/{p}"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/outer/{o}"])
+def test_what_an_included_router_mounts_has_its_prefixes_in_front(
+    recorded: Recorded, path: str, route: str | None, prefix: str
+) -> None:
+    sub, first, second, app = FastAPI(**QUIET), APIRouter(), APIRouter(), FastAPI(**QUIET)
+
+    @sub.get("/orders/{order}")
+    def order(order: str) -> str:
+        return order
+
+    second.mount("/static", StaticFiles(packages=[("clew", ".")]))
+    second.mount("/sub", sub)
+    second.add_route("/plain/{p}", tell)
+    first.mount("/static/{t}", StaticFiles(packages=[("clew", ".")]))
+    first.mount("/mounted/{m}", Starlette(routes=[Route("/r/{x}", tell)]))
+    first.include_router(second, prefix="/two/{x}")
+    app.include_router(first, prefix="/v1/{v}")
+    if prefix:
+        outer = FastAPI(**QUIET)
+        outer.mount(prefix, app)
+        app = outer
+    get(fastapi.instrument(app), prefix.replace("{o}", "9") + path)
+    (point,) = recorded.points("http.server.request.duration")
+    assert point.attributes.get("http.route") == (None if route is None else prefix + route)
+
+
 def test_the_route_behind_a_host_is_found(recorded: Recorded) -> None:
     get(RequestMiddleware(ROUTES), "http://other/hosted/1")
     (point,) = recorded.points("http.server.request.duration")

@@ -82,8 +82,19 @@ def _full_match(routes: Any, position: Mapping[str, Any]) -> tuple[Any, dict[str
     for route in routes or ():
         match, child_scope = route.matches(position)
         if match.value == _FULL:
-            return route, child_scope
+            return _included_mount(route, position) or (route, child_scope)
     return None, {}
+
+
+def _included_mount(router: Any, position: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Return the mount that a router which FastAPI includes in another leads to, if it does: its prefixes in front."""
+    for context in getattr(router, "effective_route_contexts", tuple)():
+        route = getattr(context, "starlette_route", None)
+        if route is not None and _is_mount(route):
+            match, child_scope = route.matches(position)
+            if match.value == _FULL:
+                return route, child_scope
+    return None
 
 
 def _own_template(scope: Mapping[str, Any], route: Any) -> str | None:
@@ -111,11 +122,8 @@ def _crossed(scope: Mapping[str, Any], outermost: str, root_path: str) -> str | 
         if not routes:
             return None
         before = position["root_path"]
-        for route in routes:
-            match, child_scope = route.matches(position)
-            if match.value == _FULL:
-                break
-        else:
+        route, child_scope = _full_match(routes, position)
+        if route is None:
             return None
         position.update(child_scope)
         routes = getattr(route, "routes", None)
