@@ -115,7 +115,6 @@ def test_the_advice_for_generators_holds() -> None:
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_pipelined_requests_on_uvicorn_are_apart(http: str) -> None:
     uvicorn = pytest.importorskip("uvicorn")
-    pytest.importorskip(http)
     after: list[str | None] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -77,6 +77,9 @@ WAYS = {
     "uwsgi with Python's hooks": Way((*UWSGI, "--py-call-osafterfork"), WSGI),
 }
 
+STARTED = {"gunicorn": "READY", "granian": "[INFO] Started worker"}
+"""What each of the two workers has printed when a signal that comes to it is not lost any more."""
+
 FURTHER = """
 if globals().get("MEASURED_EARLY"):
     work()
@@ -93,8 +96,9 @@ def test_all_is_sent(name: str, start: Callable[..., Any], http: Any, tmp_path: 
     (tmp_path / "gunicorn_hooks.py").write_text("def post_worker_init(worker):\n    print('READY', flush=True)\n")
     command = tuple(part.replace("{port}", str(port)) for part in command)
     program = start(way.code + CONFIGURED + FURTHER, http.port, command=command)
-    if "gunicorn" in way.command:
-        program.wait_for("READY", 2)  # a signal that comes to a worker earlier is lost
+    started = next((line for server, line in STARTED.items() if server in way.command), None)
+    if started is not None:
+        program.wait_for(started, 2)
     answers = ask_often(port)
     if way.is_renewed:
         before = set(answers)
@@ -102,6 +106,8 @@ def test_all_is_sent(name: str, start: Callable[..., Any], http: Any, tmp_path: 
         while answers[-1] in before:
             answers.append(eventually(lambda: ask(port)))
         answers += ask_often(port)
+        if "granian" in way.command:
+            program.wait_for(STARTED["granian"], 4)
     if way.command[0] == "uwsgi":
         (tmp_path / "stop").write_text("q")
     else:
