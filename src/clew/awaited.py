@@ -87,12 +87,11 @@ async def _short_coroutine(linked: Link, shard: Shard, seconds: float, coroutine
     shard.started += 1
     try:
         result = await coroutine
+        seconds = clock() - start
     except BaseException as error:
-        linked.end(linked.again(shard), clock() - start, error)
+        linked.end_since(shard, start, error)
         raise
-    seconds = clock() - start
-    shard = linked.again(shard)
-    shard.series.add(shard, seconds)
+    shard.series.record(seconds, None)
     return result
 
 

@@ -21,6 +21,7 @@ from opentelemetry.context import get_current
 
 from clew import pipeline
 from clew.callables import Parameters, as_of, made_of
+from clew.interruptions import begins_at_once
 from clew.running import Run, begin_run
 
 if TYPE_CHECKING:
@@ -86,17 +87,19 @@ def make(function, seldom, clock, get_current):
             if linked is None:
                 seldom.raised_the_long_way(run, watch, error)
             else:
-                seldom.raised(linked, shard, clock() - start, watch, error, context)
+                seldom.ended(linked, shard, start, watch, error, context)
             raise
-        if linked is None or is_closing:
-            seldom.returned(linked, run, watch, result, linked and (shard, clock() - start, context))
+        if linked is None:
+            seldom.returned_the_long_way(run, watch, result)
+        elif is_closing:
+            seldom.ended(linked, shard, start, watch, None, context)
         else:
             try:
                 seconds = clock() - start
                 shard = linked.again(shard)  # asked again, since another thread may have driven it on
                 index = seldom.bisect_left(shard.bounds, seconds)
             except seldom.BaseException as error:  # of a signal's handler, in the middle
-                seldom.raised(linked, shard, clock() - start, watch, error, context)
+                seldom.ended(linked, shard, start, watch, error, context)
                 raise
             shard.counts[index] += 1
             shard.total += seconds
@@ -173,10 +176,20 @@ class _Seldom:
         self._site.make_link()
         return begin_run(self._site, args, kwargs, keeps_context=True)
 
-    def raised(self, linked: Any, shard: Any, seconds: float, watch: _Watch | None, error: Any, context: Any) -> None:
+    @staticmethod
+    @begins_at_once
+    def ended(linked: Any, shard: Any, start: float, watch: _Watch | None, error: Any, context: Any) -> None:
         """Record that an exception has left it, or that it was closed or collected unfinished."""
-        if _was_collected(watch):
+        try:
+            seconds = clock() - start
+            is_abandoned = _was_collected(watch)
+        except BaseException as interruption:  # of a signal's handler, in the middle
+            linked.end_since(shard, start, interruption if error is None else error, context)
+            raise
+        if is_abandoned:
             linked.abandon(shard)
+        elif error is None:
+            shard.series.record(seconds, context)
         else:
             linked.end(shard, seconds, error, context)
 
@@ -188,18 +201,10 @@ class _Seldom:
             else:
                 run.end(error)
 
-    def returned(self, linked: Any, run: Run | None, watch: _Watch | None, result: Any, short: Any) -> None:
-        """Record that it has come to its end, the long way or since it was told to."""
-        is_abandoned = _was_collected(watch)
-        if linked is not None:
-            shard, seconds, context = short
-            shard = linked.again(shard)
-            if is_abandoned:
-                linked.abandon(shard)
-            else:
-                shard.series.add(shard, seconds, context)
-        elif run is not None:
-            if is_abandoned:
+    def returned_the_long_way(self, run: Run | None, watch: _Watch | None, result: Any) -> None:
+        """Record that it has come to its end, the long way."""
+        if run is not None:
+            if _was_collected(watch):
                 run.abandon()
             else:
                 run.end_with(result, self._site.failed)

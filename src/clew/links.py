@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from time import perf_counter as clock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,6 +63,16 @@ class _OperationLink:
             series.record(seconds, context)
 
     @begins_at_once
+    def end_since(self, shard: Shard, start: float, error: BaseException, context: Context | None = None) -> None:
+        """Do the same for a run that has begun at `start` (of `perf_counter`)."""
+        try:
+            seconds = clock() - start
+        except BaseException:  # of a signal's handler, in the middle
+            self.end(shard, clock() - start, error, context)
+            raise
+        self.end(shard, seconds, error, context)
+
+    @begins_at_once
     def _series(self, shard: Shard, error_type: str | None) -> SeriesRecorder:
         """Return the series of the same attributes and this error type."""
         series = shard.series
@@ -77,10 +88,16 @@ class _OperationLink:
         error_type = None if kind is None else failure_of_kind(kind, self._expected, operation.pipeline.expected)
         self._series(shard, error_type).record(seconds, NO_REQUEST)
 
+    @begins_at_once
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
+        try:
+            own = self.again(shard)
+        except BaseException:  # of a signal's handler, in the middle
+            self.again(shard).abandoned += 1
+            raise
+        own.abandoned += 1
         count("operation.abandoned")
-        self.again(shard).abandoned += 1
 
     def again(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""

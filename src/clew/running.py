@@ -238,7 +238,7 @@ class Run:
             error_type = failure_of_kind(kind, self._expected, self._pipeline.expected)
         self._context = NO_REQUEST
         self._record(ended - self._started, error_type)
-        if self.span is not None:
+        if self.span is not None and self.span.is_recording():
             self._end_span(None, error_type)
 
     @begins_at_once

@@ -43,11 +43,10 @@ def make(function, seldom, clock, bisect_left, type):
             result = {wait}function({arguments})
             seconds = clock() - start
         except seldom.BaseException as error:
-            seconds = clock() - start
             try:
-                linked.end(shard, seconds, error)
+                linked.end_since(shard, start, error)
             except seldom.RecursionError:  # no room on the stack
-                seldom.owe((linked.end_later, shard, seconds, seldom.type(error)))
+                seldom.owe((linked.end_later, shard, clock() - start, seldom.type(error)))
             except seldom.Exception as trouble:
                 seldom.let_through(trouble)
             raise

@@ -49,7 +49,8 @@ def on_alarm(signum, frame):
     global raised
     step = frame
     while step is not None:
-        if step.f_code in SWALLOWING or step.f_code.co_filename == traceback.__file__:
+        code = step.f_code
+        if code in SWALLOWING or code.co_filename == traceback.__file__ or code.co_name.endswith("_configurator"):
             signal.setitimer(signal.ITIMER_REAL, 100e-6)  # a little later then
             return
         step = step.f_back
@@ -57,7 +58,8 @@ def on_alarm(signum, frame):
     raise TimeLimit
 
 
-# the standard library itself swallows what is raised in there, `traceback` too, which spans use
+# the standard library itself swallows what is raised in there, `traceback` too, which spans use; and the SDK where it
+# makes a meter, a tracer or a logger, in `_apply_…_configurator`
 SWALLOWING = {logging.StreamHandler.emit.__code__, logging.Handler.handleError.__code__}
 
 
@@ -114,6 +116,40 @@ def failing_block():
         pass
 
 
+@clew.measure("form")
+def failing_function():
+    raise KeyError("7")
+
+
+@clew.measure("form")
+async def failing_coroutine():
+    raise KeyError("7")
+
+
+@clew.measure("form")
+def failing_generator():
+    raise KeyError("7")
+    yield
+
+
+def stopped_generator():
+    steps = generator()
+    next(steps)
+    steps.close()
+
+
+@clew.measure("form")
+def returns_coroutine():
+    return coroutine()
+
+
+def failing(form):
+    try:
+        form()
+    except KeyError:
+        pass
+
+
 def request():
     with clew.request():
         pass
@@ -152,6 +188,11 @@ FORMS = {
     "told block": told_block,
     "async block": lambda: drive(async_block()),
     "failing block": failing_block,
+    "failing function": lambda: failing(failing_function),
+    "failing coroutine": lambda: failing(lambda: drive(failing_coroutine())),
+    "failing generator": lambda: failing(lambda: list(failing_generator())),
+    "stopped generator": stopped_generator,
+    "returned coroutine": lambda: drive(returns_coroutine()),
     "request": request,
     "decorated request": decorated_request,
     "counter": lambda: counter.add(1, {"tier": "gold"}),

@@ -321,7 +321,7 @@ class _Lease:
         return shard
 
     def __del__(self) -> None:
-        for shard in self._taken:
+        for shard in getattr(self, "_taken", ()):  # none, where a signal's handler raised when this was made
             shard.series.free.append(shard)
 
 
