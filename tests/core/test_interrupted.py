@@ -316,6 +316,7 @@ def run(program: str, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no timers that send signals")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="`with lock:` may be interrupted there with the lock taken")
 @pytest.mark.parametrize(
     "settings", ["{}", '{"spans": true}', '{"logs": "interesting", "logs_canonical": true, "logs_slow": 60}']
 )
@@ -326,6 +327,7 @@ def test_a_time_limit_reaches_the_program_and_leaves_nothing_begun(settings: str
     assert found == {form: [0, 0, 0] for form in found}
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="`with lock:` may be interrupted there with the lock taken")
 def test_a_time_limit_that_another_thread_sets_reaches_the_program() -> None:
     lost, active, request_id = json.loads(run(BY_THREAD))
     assert (lost, request_id) == (0, None)
