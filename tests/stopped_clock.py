@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clew import generators, short_way
+from clew import awaited, generators, links, running, short_way, wrappers
 
 
 class StoppedClock:
@@ -20,7 +20,7 @@ class StoppedClock:
 
     def put_in_place(self, patch: pytest.MonkeyPatch) -> None:
         """Measure by this clock."""
-        for module in ("clew.wrappers", "clew.measure", "clew.running", "clew.awaited"):
-            patch.setattr(sys.modules[module], "clock", self)
+        for module in (awaited, generators, links, running, wrappers, sys.modules["clew.measure"]):
+            patch.setattr(module, "clock", self)
         for names in (short_way.NAMES, generators.NAMES):
             patch.setitem(names, "clock", self)

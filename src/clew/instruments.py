@@ -34,6 +34,9 @@ Attributes = Mapping[str, Any]
 DEFAULT_BOUNDS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000)
 """The specification's default bounds of a histogram's buckets."""
 
+_MOST_INTEGER = 2**62
+"""An integer is compared with integers, which is quicker than with floats."""
+
 _MOST = float(2**63 - 1024)
 """The most that is recorded as it is: above it an integer is near the end of its 64 bits, and becomes a float."""
 
@@ -45,12 +48,13 @@ _MOST_NAMES = 100_000
 class _Settled:
     """Where the measurements of an instrument go under one pipeline: into shards, or into the SDK's own instrument."""
 
-    __slots__ = ("least", "pipeline", "real", "sharded")
+    __slots__ = ("least", "least_integer", "pipeline", "real", "sharded")
 
     def __init__(
         self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentLink | None, least: float = 0.0
     ) -> None:
         self.least = least
+        self.least_integer = int(least)
         self.pipeline = pipeline
         self.real = real
         self.sharded = sharded
@@ -101,7 +105,10 @@ class _Instrument:
                 settled = newly
             kind = type(value)
             sharded = settled.sharded
-            if sharded is not None and (kind is float or kind is int) and settled.least <= value <= _MOST:
+            if sharded is not None and (
+                (kind is int and settled.least_integer <= value <= _MOST_INTEGER)
+                or (kind is float and settled.least <= value <= _MOST)
+            ):
                 shard = sharded.shard(attributes)
                 shard.series.add(shard, value, context)
                 return
@@ -172,12 +179,13 @@ class _Bound(Generic[I]):
     Linked to its shards at its first use under a pipeline, so that from then on no attributes are looked at.
     """
 
-    __slots__ = ("__weakref__", "_attributes", "_instrument", "_least", "_local")
+    __slots__ = ("__weakref__", "_attributes", "_instrument", "_least", "_least_integer", "_local")
 
     def __init__(self, instrument: I, attributes: Attributes) -> None:
         self._instrument = instrument
         self._attributes = cleaned(attributes)
         self._least = instrument._least
+        self._least_integer = int(instrument._least)
         self._local: Any = None
         pipeline.linked.add(self)
 
@@ -194,7 +202,10 @@ class _Bound(Generic[I]):
             local = self._linked()
         try:
             kind = type(amount)
-            if (kind is float or kind is int) and local is not None and self._least <= amount <= _MOST:
+            if local is not None and (
+                (kind is int and self._least_integer <= amount <= _MOST_INTEGER)
+                or (kind is float and self._least <= amount <= _MOST)
+            ):
                 # as `Series.add` has it, written out since a call saved is worth 50 ns of about 400
                 shard = local.shard
                 index = bisect_left(shard.bounds, amount)

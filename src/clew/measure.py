@@ -6,7 +6,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from time import perf_counter as clock
-from types import FunctionType, TracebackType
+from types import FunctionType, TracebackType, coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew import forks, pipeline
@@ -245,17 +245,15 @@ def _end_later(link: Link | ToldLink, seconds: float, kind: type[BaseException] 
     link.end_later(link.local.shard, seconds, kind)
 
 
-class _Done:
-    """What has been done when it is awaited."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return
-        yield
+def _nothing() -> Generator[Any, Any, None]:
+    return
+    yield
 
 
-_DONE = _Done()
+_at_its_end: Any = coroutine(_nothing)()
+list(_at_its_end)
+_DONE: Awaitable[None] = _at_its_end
+"""What has been done when it is awaited: a generator at its end, which says so any number of times."""
 
 
 class _Given(Measure):
