@@ -237,8 +237,9 @@ def _measured(function: Function, site: Site, *, is_async: bool) -> Function:
 
     flag = inspect.CO_ASYNC_GENERATOR if is_async else inspect.CO_GENERATOR
     flag |= inspect.CO_ITERABLE_COROUTINE if _is_awaited(function) else 0
-    measured.__code__ = measured.__code__.replace(co_flags=measured.__code__.co_flags | flag)
-    return as_of(function, measured)
+    # made anew, since 3.13 deprecates to give a function the code of a generator
+    code, names = measured.__code__.replace(co_flags=measured.__code__.co_flags | flag), measured.__globals__
+    return as_of(function, FunctionType(code, names, measured.__name__, None, measured.__closure__))
 
 
 def _making(function: Function, site: Site, *, is_async: bool) -> Function:

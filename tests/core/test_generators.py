@@ -7,6 +7,7 @@ import gc
 import inspect
 import sys
 import types
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -200,6 +201,13 @@ def played(make: Callable[..., Any], plan: list[Part], ending: str, script: list
 
 
 FORMS = {"generator": _body, "async generator": _async_body}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_nothing_deprecated_is_done_to_measure_it(form: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert callable(clew.measure("steps")(FORMS[form]))
 
 
 @pytest.mark.parametrize("way", ["shards", "spans", "not configured"])

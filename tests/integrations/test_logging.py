@@ -104,6 +104,34 @@ def test_the_recipe_for_dict_config_works() -> None:
     assert [line.split(" ", 2)[2] for line in done.stderr.splitlines()] == ["abc INFO inside", "- INFO outside"]
 
 
+def test_a_finalizer_may_log_in_the_middle_of_the_first_record_of_a_logger() -> None:
+    done = run(
+        """
+        import json, logging, os
+        os.environ.update(OTEL_METRICS_EXPORTER="none", OTEL_TRACES_EXPORTER="none")
+        import clew
+        from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+        class Late:
+            def __del__(self):
+                logging.getLogger("finalizer").warning("within")
+
+        exporter = InMemoryLogRecordExporter()
+        telemetry = clew.configure(log_processors=[SimpleLogRecordProcessor(exporter)])
+        loggers = telemetry.logger_provider._active_loggers
+        added = type(loggers).add
+        def add(one):
+            del loggers.add
+            Late()
+            added(loggers, one)
+        loggers.add = add  # is called with the locks of the provider taken
+        logging.getLogger("shop").warning("outer")
+        print(json.dumps(sorted(found.log_record.body for found in exporter.get_finished_logs())))
+        """
+    )
+    assert json.loads(done.stdout) == ["outer", "within"]
+
+
 def test_on_a_queue_handler_the_filter_sees_the_request_of_the_thread_that_logs() -> None:
     waiting: queue.Queue[Any] = queue.Queue()
     handler = logging.handlers.QueueHandler(waiting)

@@ -37,6 +37,7 @@ from clew.integrations.holding import Later, is_taken, size_of
 from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
 from clew.interruptions import is_called_amid, let_through
 from clew.locks import renew_in_child
+from clew.metrics import sdk
 from clew.request import policy, remembered_request_id, request_id
 
 SERVER_LOGGERS = frozenset(
@@ -54,6 +55,8 @@ _OTHER_HANDLERS = (
     ("opentelemetry.sdk._logs._internal", "LoggingHandler"),
     ("opentelemetry.instrumentation.logging.handler", "LoggingHandler"),
 )
+
+_MOST_LOGGERS = 1_000
 
 _sending: Variable[bool] = Variable("clew-sending-log")
 
@@ -121,6 +124,7 @@ class LogHandler(_Unlocked):
     def __init__(self, logger_provider: LoggerProvider, level: int | str = logging.NOTSET) -> None:
         super().__init__(level)
         self._logger_provider = logger_provider
+        self._loggers: dict[str, Any] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send `record`, or let its request hold it; never raises, what fails is counted and said once."""
@@ -150,11 +154,19 @@ class LogHandler(_Unlocked):
         except Exception as trouble:
             _say_not_sent(trouble)
 
+    def _logger(self, name: str) -> Any:
+        """Return OpenTelemetry's logger of that name; asked for once, since that takes locks of the provider."""
+        sdk.let_enter_again(self._logger_provider)
+        found = self._logger_provider.get_logger(name)
+        if len(self._loggers) < _MOST_LOGGERS:
+            self._loggers[name] = found
+        return found
+
     def _send(self, name: str, record: LogRecord) -> None:
         before = _sending.get()
         try:
             _sending.set(True)
-            self._logger_provider.get_logger(name).emit(record)
+            (self._loggers.get(name) or self._logger(name)).emit(record)
         except Exception as trouble:
             _say_not_sent(trouble)
         finally:

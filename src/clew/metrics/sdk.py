@@ -38,6 +38,8 @@ Each name, and what is done where a version has it no more (`tests/metrics/test_
 - ``register_asynchronous_instrument`` of ``MeterProvider._measurement_consumer``, and the ``callback`` of what is
   registered: to take what it observes, of any kind of number, as `int` and `float`, since one that cannot be added to
   the others ends each collection from then on. Without: it does.
+- ``LoggerProvider._logger_cache_lock`` and ``_active_loggers_lock``: so that a finalizer or a signal handler may log in
+  the middle of a log call. Without: it may wait for itself at the first record of a logger.
 - ``LoggerProvider._multi_log_record_processor`` with ``_log_record_processors``: to put the request ID on log records
   before a processor that is there already takes them. Without: it is put on after them.
 """
@@ -319,6 +321,14 @@ def update_resource(provider: Any, identity: Resource) -> None:
     update = getattr(provider, "_update_resource", None)
     if update is not None:
         update(identity)
+
+
+def let_enter_again(provider: Any) -> None:
+    """Let a thread that stands in the middle of a LoggerProvider's `get_logger` call it once more."""
+    for name in ("_logger_cache_lock", "_active_loggers_lock"):
+        lock: Any = getattr(provider, name, None)
+        if type(lock) is _LOCK_TYPES[0] and not lock.locked():  # which nobody has, so that nobody is let in beside him
+            setattr(provider, name, threading.RLock())
 
 
 def put_first(provider: LoggerProvider, processor: LogRecordProcessor) -> None:
