@@ -34,8 +34,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 1_800_000_000 * SECOND + 123_456_789
+        self.each = 0
+        """By how much it goes on whenever somebody looks at it."""
 
     def __call__(self) -> int:
+        self.now += self.each
         return self.now
 
     def put_in_place(self, patch: pytest.MonkeyPatch) -> None:
@@ -258,6 +261,23 @@ def test_it_stands_at_the_collection_before_the_series_began(
         *[(0, second), (1, third)],
     ]
     assert {point.start_time_unix_nano for point in (*first_export, *second_export)} == {started}
+
+
+@pytest.mark.parametrize("each", [700_000, 3 * MILLISECOND, SECOND])
+def test_no_zero_is_older_than_the_points_of_the_export_before(
+    configured: Callable[..., clew.Telemetry], endpoint: Any, clock: Clock, each: int
+) -> None:
+    clock.each = each  # a collection takes its time
+    telemetry = configured()
+    for number in range(4):
+        clew.counter("orders").add(1, {"number": number})
+        clock.now += 2 * MILLISECOND
+        assert telemetry.force_flush()
+    newest = 0
+    for points in exports(endpoint, "orders"):
+        assert min(point.time_unix_nano for point in points) >= newest
+        newest = max(point.time_unix_nano for point in points)
+        is_right_zero(*points[-2:])
 
 
 def test_two_exports_in_one_moment_have_their_zeros_a_millisecond_before(

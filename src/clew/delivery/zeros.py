@@ -79,6 +79,7 @@ class ZeroPoints:
     def __init__(self) -> None:
         self._start = time.time_ns()
         self._before: int | None = None
+        self._last_point = 0
         self._streams: dict[Any, _Stream] = {}
 
     def begin(self) -> None:
@@ -87,8 +88,12 @@ class ZeroPoints:
             self._start = time.time_ns()
 
     def collected(self, began: int) -> None:
-        """Take note of a collection that began at that time, whether or not there was anything to collect."""
-        self._before = began
+        """Take note of a collection that began at that time, whether or not there was anything to collect.
+
+        It stands at the time of its points, if it had any: Prometheus gives `target_info` the time of the earliest
+        point of an export, and refuses an export in which that is older than the points of the export before.
+        """
+        self._before = max(began, self._last_point)
 
     def added(self, data: MetricsData) -> MetricsData:
         """Return the collection with the zeros that are needed, and with one start time for all series.
@@ -97,6 +102,16 @@ class ZeroPoints:
         series has the same.
         """
         zeros: list[Zero] = []
+        self._last_point = max(
+            (
+                metric.data.data_points[0].time_unix_nano
+                for resource in data.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+                if metric.data.data_points
+            ),
+            default=self._last_point,
+        )
         streams = [
             (metric, self._stream(scope.scope, metric))
             for resource in data.resource_metrics
