@@ -7,8 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 LIMIT=${LIMIT:-10m}
 # what depends on the version of Python; the rest is about other programs, or takes minutes
 TESTS=(
-    tests/core tests/metrics tests/settings tests/delivery tests/integrations tests/local tests/logs
-    tests/run/test_by_name.py tests/run/test_programs.py
+    tests/core tests/metrics tests/settings tests/delivery tests/integrations tests/logs
+    tests/local tests/answers tests/cli tests/run/test_by_name.py tests/run/test_programs.py
 )
 limited=()
 if command -v timeout >/dev/null; then

@@ -16,10 +16,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from clew.answers.questions.around import around
+from clew.answers.questions.follow import follow
+from clew.answers.questions.report import report
 from clew.local import otlp, payload
-from clew.local.questions import around, follow, report
 from clew.local.retention import Retention
-from clew.local.source import Source
+from clew.local.source import LocalSource
 from clew.local.store import WritableStore
 from clew.local.writer import Writer
 
@@ -109,7 +111,7 @@ def test_whatever_parses_is_stored_or_rejected_and_can_be_asked_for(rows, kind, 
         writer.close()
         store.close()
         assert said == []
-        with contextlib.closing(Source(path)) as source:
+        with contextlib.closing(LocalSource(path)) as source:
             answers = [report(source, 3600, 86400), follow(source, "request_id"), around(source, "12:00", 86400 * 2)]
             for answer in answers:
                 assert answer is not None

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from clew.answers.questions.report import report
 from clew.local import otlp
-from clew.local.questions import report
 from clew.local.retention import Retention
-from clew.local.source import Source
+from clew.local.source import LocalSource
 from clew.local.store import WritableStore
 from clew.local.writer import Writer
 
@@ -114,7 +114,7 @@ def test_old_metrics_go_last_but_for_what_newer_ones_are_counted_from(keep, expo
     assert said == []
     assert size <= LIMIT
     assert 7001 <= counts["points"] < 19_000 - 6000 + 1
-    with contextlib.closing(Source(tmp_path / "clew.sqlite")) as source:
+    with contextlib.closing(LocalSource(tmp_path / "clew.sqlite")) as source:
         (one,) = report(source, 48 * 3600, 24 * 3600).operations
     assert one.calls == 7000
 

@@ -1,28 +1,28 @@
-"""Reading the local store: series, points, exemplars, spans and log lines, as the questions need them."""
+"""The local store as a source: its rows, read as the questions ask for them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast, get_origin
+from typing import Any, TypeVar, cast, get_origin
 
-from clew.local.histogram import Explicit, Exponential, Histogram
+from clew.answers.histogram import Explicit, Exponential, Histogram
+from clew.answers.source import Exemplar, ExportTimes, LogLine, Point, Series, Source, Span
 from clew.local.store import StoreError, damage_told, open_for_reading
 
 _SPAN = (
-    "SELECT spans.id, trace_id, span_id, parent_id, name, start, end, status, message, request_id, spans.attributes, "
-    "service, instance, resources.attributes FROM spans JOIN resources ON resources.id = spans.resource "
+    "SELECT spans.id, trace_id, span_id, parent_id, name, start, end, status, message, request_id, service, instance, "
+    "spans.attributes, resources.attributes FROM spans JOIN resources ON resources.id = spans.resource "
 )
 _LOG_LINE = (
     "SELECT log_lines.id, trace_id, span_id, time, severity, severity_text, body, event, request_id, "
-    "log_lines.attributes, service, instance, resources.attributes "
+    "service, instance, log_lines.attributes, resources.attributes "
     "FROM log_lines JOIN resources ON resources.id = log_lines.resource "
 )
 
 T = TypeVar("T")
+Row = TypeVar("Row", Span, LogLine)
 
 _PAGE = 5000  # rows read in one transaction, far under a second
 _LARGEST = 2**63 - 1
@@ -30,117 +30,7 @@ _HOUR = 3600 * 10**9
 _NEAR = 300 * 10**9  # nanoseconds: an instance that exported metrics so near was there
 
 
-@dataclass(frozen=True)
-class StoredSeries:
-    """One series of histograms; `resource` is a number, the rest as in OTLP, times in nanoseconds."""
-
-    number: int
-    resource: int
-    service: str | None
-    name: str
-    unit: str
-    kind: str
-    temporality: str
-    attributes: dict[str, Any]
-    resource_attributes: dict[str, Any]
-    bounds: tuple[float, ...]
-    start: int
-    first: int
-
-    def empty(self) -> Histogram:
-        """Return the value from which this series began."""
-        return Explicit(self.bounds) if self.kind == "histogram" else Exponential(20)
-
-
-class StoredPoint(NamedTuple):
-    """One point of a series of histograms."""
-
-    time: int
-    start: int
-    histogram: Histogram
-
-
-class StoredExemplar(NamedTuple):
-    """One exemplar; `request_id` is None where neither it nor its span has one."""
-
-    series: int
-    time: int
-    value: float
-    request_id: str | None
-    trace_id: str | None
-
-
-class Times(NamedTuple):
-    """When a series was exported: the last time at or before a window, the first and last in it; None: never."""
-
-    resource: int
-    start: int
-    delta: bool
-    before: int | None
-    first: int | None
-    last: int | None
-
-
-@dataclass(frozen=True)
-class StoredSpan:
-    """One span, times in nanoseconds."""
-
-    number: int
-    trace_id: str
-    span_id: str
-    parent_id: str
-    name: str
-    start: int
-    end: int
-    status: int
-    message: str
-    request_id: str
-    attributes_text: str
-    service: str | None
-    instance: str | None
-    resource_text: str
-
-    @cached_property
-    def attributes(self) -> dict[str, Any]:
-        """The span's own attributes."""
-        return _object(self.attributes_text)
-
-    @cached_property
-    def resource_attributes(self) -> dict[str, Any]:
-        """Its resource's attributes."""
-        return _object(self.resource_text)
-
-
-@dataclass(frozen=True)
-class StoredLogLine:
-    """One log line, time in nanoseconds, severity as OTLP's number (17 and more are errors)."""
-
-    number: int
-    trace_id: str
-    span_id: str
-    time: int
-    severity: int
-    severity_text: str
-    body: str
-    event: str
-    request_id: str
-    attributes_text: str
-    service: str | None
-    instance: str | None
-    resource_text: str
-
-    @cached_property
-    def attributes(self) -> dict[str, Any]:
-        """The record's own attributes."""
-        return _object(self.attributes_text)
-
-    @cached_property
-    def resource_attributes(self) -> dict[str, Any]:
-        """Its resource's attributes."""
-        return _object(self.resource_text)
-
-
-class Source:
+class LocalSource(Source):
     """A store opened for questions; close it after use.
 
     Raises:
@@ -167,50 +57,25 @@ class Source:
         found: int | None = self._all(statement, until)[0][0]
         return found
 
-    def histograms(self, names: Sequence[str]) -> list[StoredSeries]:
+    def histograms(self, names: Sequence[str]) -> list[Series]:
         """Return every series of histograms with one of these names."""
         rows = self._all(
             "SELECT series.id, series.resource, service, name, unit, kind, temporality, series.attributes, "
-            "resources.attributes, bounds, start, first FROM series JOIN resources ON resources.id = series.resource "
+            "resources.attributes, bounds, start FROM series JOIN resources ON resources.id = series.resource "
             f"WHERE name IN ({_marks(names)}) AND kind IN ('histogram', 'exponential_histogram') AND first IS NOT NULL "
             "ORDER BY series.id",
             *names,
         )
-        return [
-            StoredSeries(
-                number=number,
-                resource=resource,
-                service=service,
-                name=name,
-                unit=unit,
-                kind=kind,
-                temporality=temporality,
-                attributes=_object(attributes),
-                resource_attributes=_object(resource_attributes),
-                bounds=_bounds(bounds),
-                start=start,
-                first=first,
-            )
-            for (
-                number,
-                resource,
-                service,
-                name,
-                unit,
-                kind,
-                temporality,
-                attributes,
-                resource_attributes,
-                bounds,
-                start,
-                first,
-            ) in rows
-        ]
+        found: list[Series] = []
+        for *identity, attributes, resource_attributes, bounds, start in rows:
+            columns = [*identity, _object(attributes), _object(resource_attributes), _bounds(bounds), start]
+            found.append(Series(*columns))
+        return found
 
-    def times(self, resources: Iterable[int], start: int, end: int) -> list[Times]:
+    def export_times(self, resources: Iterable[int], start: int, end: int) -> list[ExportTimes]:
         """Return when each series, of any kind, of these resources was exported, seen from the window (start, end]."""
         return [
-            Times(resource, first_start or 0, temporality == "delta", before, first, last)
+            ExportTimes(resource, first_start or 0, temporality == "delta", before, first, last)
             for resource in resources
             for temporality, first_start, before, first, last in self._all(
                 "SELECT temporality, ifnull((SELECT start FROM points WHERE points.series = series.id AND time > ? "
@@ -239,81 +104,78 @@ class Source:
             found.setdefault(service, set()).add(instance)
         return found
 
-    def earliest(self, resource: int, start: int) -> int | None:
+    def first_export(self, resource: int, start: int) -> int | None:
         """Return the time of the first export of this resource with this start time, deleted ones included."""
         statement = "SELECT min(first) FROM series WHERE resource = ? AND start = ? AND temporality != 'delta'"
         found: int | None = self._all(statement, resource, start)[0][0]
         return found
 
-    def last_before(self, series: StoredSeries, until: int) -> StoredPoint | None:
+    def last_point(self, series: Series, until: int) -> Point | None:
         """Return the last point at or before a time."""
         found = self._points(series, "time <= ? ORDER BY time DESC, start DESC LIMIT 1", until)
         return found[0] if found else None
 
-    def first_after(self, series: StoredSeries, since: int) -> int | None:
+    def next_time(self, series: Series, since: int) -> int | None:
         """Return the time of the first point at or after a time."""
         statement = "SELECT min(time) FROM points WHERE series = ? AND time >= ?"
         found: int | None = self._all(statement, series.number, since)[0][0]
         return found
 
-    def points(self, series: StoredSeries, start: int, end: int) -> list[StoredPoint]:
+    def points(self, series: Series, start: int, end: int) -> list[Point]:
         """Return the points in (start, end], in order of time."""
         return self._points(series, "time > ? AND time <= ? ORDER BY time, start", start, end)
 
-    def exemplars(self, series: int, start: int, end: int) -> list[StoredExemplar]:
+    def exemplars(self, series: Series, start: int, end: int) -> list[Exemplar]:
         """Return the exemplars in (start, end]; one without a request ID takes its span's."""
         return [
-            StoredExemplar(*row)
+            Exemplar(*row)
             for row in self._all(
-                "SELECT series, time, value, coalesce(nullif(exemplars.request_id, ''), nullif((SELECT request_id FROM "
+                "SELECT time, value, coalesce(nullif(exemplars.request_id, ''), nullif((SELECT request_id FROM "
                 "spans WHERE exemplars.trace_id != '' AND spans.trace_id = exemplars.trace_id AND spans.span_id = "
-                "exemplars.span_id), '')), nullif(trace_id, '') FROM exemplars "
+                "exemplars.span_id), '')) FROM exemplars "
                 "WHERE series = ? AND time > ? AND time <= ?",
-                series,
+                series.number,
                 start,
                 end,
             )
         ]
 
-    def spans_of(self, request_id: str) -> list[StoredSpan]:
+    def spans_of(self, request_id: str) -> list[Span]:
         """Return the spans that carry this request ID."""
-        return [StoredSpan(*row) for row in self._all(f"{_SPAN} WHERE request_id = ? AND request_id != ''", request_id)]
+        return _read(Span, self._all(f"{_SPAN} WHERE request_id = ? AND request_id != ''", request_id))
 
-    def spans_of_trace(self, trace_id: str) -> list[StoredSpan]:
+    def spans_of_trace(self, trace_id: str) -> list[Span]:
         """Return the spans of a trace."""
-        return [StoredSpan(*row) for row in self._all(f"{_SPAN} WHERE trace_id = ?", trace_id)]
+        return _read(Span, self._all(f"{_SPAN} WHERE trace_id = ?", trace_id))
 
-    def log_lines_of(self, request_id: str) -> list[StoredLogLine]:
+    def log_lines_of(self, request_id: str) -> list[LogLine]:
         """Return the log lines that carry this request ID."""
-        return [
-            StoredLogLine(*row)
-            for row in self._all(f"{_LOG_LINE} WHERE request_id = ? AND request_id != ''", request_id)
-        ]
+        return _read(LogLine, self._all(f"{_LOG_LINE} WHERE request_id = ? AND request_id != ''", request_id))
 
-    def nameless_log_lines_of_trace(self, trace_id: str) -> list[StoredLogLine]:
+    def log_lines_without_request_id(self, trace_id: str) -> list[LogLine]:
         """Return the log lines of a trace that carry no request ID."""
         where = "WHERE trace_id = ? AND trace_id != '' AND request_id = ''"
-        return [StoredLogLine(*row) for row in self._all(f"{_LOG_LINE} {where}", trace_id)]
+        return _read(LogLine, self._all(f"{_LOG_LINE} {where}", trace_id))
 
     def exemplar_times_of(self, request_id: str) -> list[int]:
         """Return the times of the exemplars that carry this request ID."""
         rows = self._all("SELECT time FROM exemplars WHERE request_id = ? AND request_id != ''", request_id)
         return [time for (time,) in rows]
 
-    def spans_between(self, start: int, end: int) -> list[StoredSpan]:
+    def spans_between(self, start: int, end: int) -> list[Span]:
         """Return the spans that were under way at any time in [start, end] and ended within an hour after it."""
         statement = (
             f"{_SPAN} WHERE end >= ? AND end <= ? AND start <= ? AND (end, spans.id) > (?, ?) ORDER BY end, spans.id"
         )
         rows = self._pages(statement, 6, start, end + _HOUR, end)
-        return [StoredSpan(*row) for row in rows]
+        return _read(Span, rows)
 
-    def log_lines_between(self, start: int, end: int) -> list[StoredLogLine]:
+    def log_lines_between(self, start: int, end: int) -> list[LogLine]:
         """Return the log lines in [start, end]."""
         statement = (
             f"{_LOG_LINE} WHERE time >= ? AND time <= ? AND (time, log_lines.id) > (?, ?) ORDER BY time, log_lines.id"
         )
-        return [StoredLogLine(*row) for row in self._pages(statement, 3, start, end)]
+        return _read(LogLine, self._pages(statement, 3, start, end))
 
     def _pages(self, statement: str, column: int, *values: int) -> Iterator[Any]:
         """Read a long answer in short transactions; `column` is what it is ordered by, before its number."""
@@ -322,13 +184,13 @@ class Source:
             yield from rows
             after = (rows[-1][column], rows[-1][0])
 
-    def _points(self, series: StoredSeries, where: str, *values: int) -> list[StoredPoint]:
+    def _points(self, series: Series, where: str, *values: int) -> list[Point]:
         rows = self._all(
             f"SELECT time, start, count, sum, buckets FROM points WHERE series = ? AND {where}", series.number, *values
         )
         with damage_told(self.path):
             return [
-                StoredPoint(time, start, _histogram(series, count, total, buckets))
+                Point(time, start, _histogram(series, count, total, buckets))
                 for time, start, count, total, buckets in rows
             ]
 
@@ -341,7 +203,7 @@ class Source:
             return self._connection.execute(statement, fit).fetchall()
 
 
-def _histogram(series: StoredSeries, count: int, total: float | None, buckets: str) -> Histogram:
+def _histogram(series: Series, count: int, total: float | None, buckets: str) -> Histogram:
     stored = json.loads(buckets)
     if series.kind == "histogram":
         if stored and len(stored) != len(series.bounds) + 1:
@@ -356,6 +218,18 @@ def _histogram(series: StoredSeries, count: int, total: float | None, buckets: s
         _sparse(*stored["positive"]),
         _sparse(*stored["negative"]),
     )
+
+
+def _read(kind: type[Row], rows: Iterable[Any]) -> list[Row]:
+    """Turn rows into spans or log lines; a resource that many of them share is read once."""
+    resources: dict[str, dict[str, Any]] = {}
+    found: list[Row] = []
+    for _, *columns, attributes, resource in rows:
+        if resource not in resources:
+            resources[resource] = _object(resource)
+        values = [*columns, _object(attributes), resources[resource]]
+        found.append(kind(*values))
+    return found
 
 
 def _sparse(offset: int, counts: list[int]) -> dict[int, int]:

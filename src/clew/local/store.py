@@ -12,6 +12,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
+from clew.answers.source import SourceError
+
 if sys.platform == "linux":
     import fcntl
 
@@ -55,7 +57,7 @@ CREATE INDEX log_lines_trace ON log_lines (trace_id) WHERE trace_id != '';
 _HEADER = 100  # bytes of a SQLite file that say what it is
 
 
-class StoreError(Exception):
+class StoreError(SourceError):
     """The store cannot be used; the message says which file, and why."""
 
 

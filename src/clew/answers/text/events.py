@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from clew.local.questions import Around, Followed
-from clew.local.questions.follow import Event
-from clew.local.questions.shared import Shared
-from clew.local.text.tracebacks import folded, same_exception
-from clew.local.text.words import clock, duration, instance_name, line, percent, plain
+from clew.answers.questions.around import Around
+from clew.answers.questions.follow import Event, Followed
+from clew.answers.questions.shared_values import Shared
+from clew.answers.text.tracebacks import folded, same_exception
+from clew.answers.text.words import clock, duration, instance_name, line, percent, plain
 
 NOTABLE = 1.5
 """Lifts under this are not shown."""

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clew.local.questions import Report
-from clew.local.questions.report import OperationReport, Sample
-from clew.local.statistics import Quantile, Trend
-from clew.local.text.words import age, clock, duration, line, percent, plain, rate
+from clew.answers.questions.report import OperationReport, Report, Sample
+from clew.answers.statistics import Quantile, Trend
+from clew.answers.text.words import age, clock, duration, line, percent, plain, rate
 
 _LONGEST = 300  # characters of a name in the table
 _NARROWEST = 16  # characters of an operation's name in a line

@@ -8,12 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import clew
+from clew import __about__
 
 _FRAME = re.compile(r"(?P<margin>[\s|]*)File \"(?P<file>[^\"]+)\", line \d+")
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\](?P<package>[^/\\]+)")
 _STANDARD = re.compile(r"[/\\](?:lib|Lib)(?:[/\\]python3\.\d+t?)?[/\\](?P<module>[^/\\]+)|<frozen (?P<frozen>[\w.]+)>")
-_OURS = str(Path(clew.__file__).parent)
+_OURS = str(Path(__about__.__file__).parent)
 _MOST = 100  # lines of its beginning, and of its end
 _NAMED = 4  # packages that a fold names
 

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from clew.local.questions.follow import Event, log_event, rows_of, several_instances, span_event
-from clew.local.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
-from clew.local.questions.report import in_seconds
-from clew.local.questions.shared import Count, Request, Shared, shared_values, values
-from clew.local.questions.times import instant, rfc3339
-from clew.local.questions.window import Increase, Window
-from clew.local.source import Source, StoredLogLine, StoredSpan
-from clew.local.statistics import quantile
+from clew.answers.questions.follow import Event, log_event, rows_of, several_instances, span_event
+from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
+from clew.answers.questions.report import in_seconds
+from clew.answers.questions.shared_values import Count, Request, Shared, shared_values, values
+from clew.answers.questions.window import Increase, Window
+from clew.answers.source import LogLine, Source, Span
+from clew.answers.statistics import quantile
+from clew.answers.timestamps import instant, rfc3339
 
 SHOWN_EVENTS = 500
 """How many events an answer holds at most; failures stay, then what is nearest to the middle."""
@@ -24,7 +24,6 @@ SHOWN_EVENTS = 500
 _SHOWN_SHARED = 20
 _SLOW = 4.0  # times a lower quartile: what lasts longer is slow
 _TAIL = 0.01  # and so are the slowest calls up to this share
-_ERROR_STATUS, _ERROR_SEVERITY = 2, 17
 
 
 class RequestEvent(NamedTuple):
@@ -185,13 +184,13 @@ def _count(increase: Increase, limit: float) -> Count:
 class _Owners:
     """Whose a span or log line is: its own request ID, or the only one of its trace."""
 
-    def __init__(self, spans: Iterable[StoredSpan]) -> None:
+    def __init__(self, spans: Iterable[Span]) -> None:
         self._of_trace: dict[str, set[str]] = defaultdict(set)
         for span in spans:
             if span.request_id:
                 self._of_trace[span.trace_id].add(span.request_id)
 
-    def __call__(self, row: StoredSpan | StoredLogLine) -> str | None:
+    def __call__(self, row: Span | LogLine) -> str | None:
         if row.request_id:
             return row.request_id
         known = self._of_trace.get(row.trace_id, set()) if row.trace_id else set[str]()
@@ -200,8 +199,8 @@ class _Owners:
 
 def _requests(
     source: Source,
-    spans: Sequence[StoredSpan],
-    log_lines: Sequence[StoredLogLine],
+    spans: Sequence[Span],
+    log_lines: Sequence[LogLine],
     owners: _Owners,
     increases: Sequence[Increase],
     limits: dict[Operation, float],
@@ -214,18 +213,18 @@ def _requests(
         if (owner := owners(span)) is not None:
             request = requests[owner]
             request.seen = True
-            request.failed |= span.status == _ERROR_STATUS
+            request.failed |= span.failed
             request.slow |= span.end - span.start > span_limits.get((span.service, span.name), math.inf)
             request.values |= values(span.attributes, span.resource_attributes)
     for line in log_lines:
         if (owner := owners(line)) is not None:
             request = requests[owner]
             request.seen = True
-            request.failed |= line.severity >= _ERROR_SEVERITY
+            request.failed |= line.failed
             request.values |= values(line.attributes, line.resource_attributes)
     for increase in increases:
         unit, limit = seconds(increase.series), limits[operation_of(increase.series)]
-        for exemplar in source.exemplars(increase.series.number, start - 1, end):
+        for exemplar in source.exemplars(increase.series, start - 1, end):
             if exemplar.request_id:
                 request = requests[exemplar.request_id]
                 request.failed |= error_of(increase.series) is not None
@@ -233,7 +232,7 @@ def _requests(
     return requests
 
 
-def _span_limits(spans: Iterable[StoredSpan]) -> dict[tuple[str | None, str], float]:
+def _span_limits(spans: Iterable[Span]) -> dict[tuple[str | None, str], float]:
     durations: dict[tuple[str | None, str], list[int]] = defaultdict(list)
     for span in spans:
         durations[span.service, span.name].append(span.end - span.start)

@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from clew import measure, wrappers
-from clew.local.questions.times import rfc3339
+from clew.answers.timestamps import rfc3339
 
 MINUTE = 60 * 10**9
 MS = 10**6

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clew.local.histogram import Bucket, Explicit, Exponential, merged
-from clew.local.statistics import Side, block_count, compare, lift, quantile, student
+from clew.answers.histogram import Bucket, Explicit, Exponential, merged
+from clew.answers.statistics import Side, block_count, compare, lift, quantile, student
 
 edges = (
     st.lists(st.floats(0.001, 1000, allow_subnormal=False), min_size=2, max_size=8, unique=True)

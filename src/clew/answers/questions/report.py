@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from clew.local.histogram import Bucket, merged, united
-from clew.local.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
-from clew.local.questions.times import rfc3339
-from clew.local.questions.window import Increase, Window, export_interval
-from clew.local.source import Source, StoredSeries
-from clew.local.statistics import Quantile, Side, Trend, block_count, compare, quantile
+from clew.answers.histogram import Bucket, merged, united
+from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
+from clew.answers.questions.window import Increase, Window, export_interval
+from clew.answers.source import Series, Source
+from clew.answers.statistics import Quantile, Side, Trend, block_count, compare, quantile
+from clew.answers.timestamps import rfc3339
 
 SHOWN = 10
 """How many of the slowest and how many of the failed requests an operation shows."""
@@ -124,7 +124,7 @@ def report(
     if end is None:
         return Report(None, None, 0.0, compare_with, [], source.refusals())
     start = end - round(window * 1e9)
-    every: dict[Operation, list[StoredSeries]] = defaultdict(list)
+    every: dict[Operation, list[Series]] = defaultdict(list)
     for series in source.histograms(INSTRUMENTS):
         every[operation_of(series)].append(series)
     resources = {series.resource for group in every.values() for series in group}
@@ -147,7 +147,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _operation(
-    source: Source, operation: Operation, group: Sequence[StoredSeries], now: Window, before: Window
+    source: Source, operation: Operation, group: Sequence[Series], now: Window, before: Window
 ) -> OperationReport | None:
     increases = [increase for series in group if (increase := now.increase(series)) is not None]
     earlier = [increase for series in group if (increase := before.increase(series)) is not None]
@@ -198,7 +198,7 @@ def _samples(source: Source, increase: Increase, end: int) -> list[Sample]:
     unit, error = seconds(increase.series), error_of(increase.series)
     return [
         Sample(exemplar.request_id, exemplar.value * unit, exemplar.time, error)
-        for exemplar in source.exemplars(increase.series.number, increase.since, end)
+        for exemplar in source.exemplars(increase.series, increase.since, end)
     ]
 
 

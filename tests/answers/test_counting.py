@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clew.answers.questions.report import report
 from clew.local import otlp
-from clew.local.questions import report
 from clew.local.retention import Retention
-from clew.local.source import Source
+from clew.local.source import LocalSource
 from clew.local.store import WritableStore
 from clew.local.writer import Writer
 
@@ -39,7 +39,7 @@ def asked(messages, window=WINDOW, compare=WINDOW):
         writer.close()
         store.close()
         assert said == []
-        with contextlib.closing(Source(path)) as source:
+        with contextlib.closing(LocalSource(path)) as source:
             yield report(source, window, compare)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from clew.local.histogram import Histogram
-from clew.local.source import Source, StoredPoint, StoredSeries, Times
+from clew.answers.histogram import Histogram
+from clew.answers.source import ExportTimes, Point, Series, Source
 
 _STALE = 300 * 10**9  # nanoseconds without an export after which nobody knows whether a process was there
 _FALLS = 3  # so many that come back are no accident
@@ -26,7 +26,7 @@ class Increase:
     but several that send as one.
     """
 
-    series: StoredSeries
+    series: Series
     since: int
     times: list[int]
     calls: list[int]
@@ -54,7 +54,7 @@ class Window:
         self._source = source
         self._stretches: list[tuple[int, int]] = []
         self._cuts: dict[int, int] = {}
-        for times in source.times(resources, start, end):
+        for times in source.export_times(resources, start, end):
             self._add(times)
         self._stretches = _united(self._stretches)
 
@@ -74,20 +74,20 @@ class Window:
         first, last = self._stretches[0][0], self._stretches[-1][1]
         return [first + (last - first) * block // blocks for block in range(blocks)] + [last]
 
-    def increase(self, series: StoredSeries, widened: bool = False) -> Increase | None:
+    def increase(self, series: Series, widened: bool = False) -> Increase | None:
         """Return what a series counted in this window; None where it has no point in it.
 
         `widened` goes on to the first point at or after the end: what a window shorter than an export interval needs.
         """
         end = self.end
-        if widened and (after := self._source.first_after(series, self.end)) is not None:
+        if widened and (after := self._source.next_time(series, self.end)) is not None:
             end = after
         points = self._source.points(series, self.start, end)
         if series.temporality == "delta":
             points = [point for point in points if point.start < self.end]
         if not points:
             return None
-        baseline = self._source.last_before(series, self.start)
+        baseline = self._source.last_point(series, self.start)
         if series.temporality == "delta":
             since = 0 if baseline is None else min(points[0].start or points[0].time, points[0].time)
             return _added(series, since, points)
@@ -97,14 +97,14 @@ class Window:
             return _risen(series, 0, series.empty(), points)
         return _risen(series, points[0].time, points[0].histogram, points[1:])
 
-    def _begins_here(self, series: StoredSeries, first: int) -> bool:
+    def _begins_here(self, series: Series, first: int) -> bool:
         """Say whether a series with no point before this window counts from zero in it."""
         if series.start >= min(self._cuts.get(series.resource, self.start), self.start):
             return True
-        earliest = self._source.earliest(series.resource, series.start)
+        earliest = self._source.first_export(series.resource, series.start)
         return earliest is not None and earliest < first
 
-    def _add(self, times: Times) -> None:
+    def _add(self, times: ExportTimes) -> None:
         if times.before is not None and times.before >= self.start - _STALE:
             self._cuts[times.resource] = max(times.before, self._cuts.get(times.resource, times.before))
         if times.first is None or times.last is None:
@@ -130,7 +130,7 @@ def export_interval(increases: Iterable[Increase]) -> float | None:
     return median(gaps) if gaps else None
 
 
-def _added(series: StoredSeries, since: int, points: Sequence[StoredPoint]) -> Increase:
+def _added(series: Series, since: int, points: Sequence[Point]) -> Increase:
     total = series.empty()
     increase = Increase(series, since, [], [], [], total)
     for point in points:
@@ -138,7 +138,7 @@ def _added(series: StoredSeries, since: int, points: Sequence[StoredPoint]) -> I
     return increase
 
 
-def _risen(series: StoredSeries, since: int, baseline: Histogram, points: Sequence[StoredPoint]) -> Increase:
+def _risen(series: Series, since: int, baseline: Histogram, points: Sequence[Point]) -> Increase:
     increase = Increase(series, since, [], [], [], series.empty())
     earlier = baseline
     for point in points:

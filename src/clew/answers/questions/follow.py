@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from clew.local.questions.times import rfc3339
-from clew.local.source import Source, StoredLogLine, StoredSpan
+from clew.answers.source import LogLine, Source, Span
+from clew.answers.timestamps import rfc3339
 
-_ERROR_STATUS = 2
 _SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 
@@ -93,21 +92,21 @@ def several_instances(source: Source, events: Iterable[Event], start: int, end: 
     return frozenset(service for service, found in instances.items() if len(found) > 1)
 
 
-def rows_of(source: Source, request_id: str) -> tuple[list[StoredSpan], list[StoredLogLine]]:
+def rows_of(source: Source, request_id: str) -> tuple[list[Span], list[LogLine]]:
     """Return the spans and log lines of a request, in no order."""
     own_spans, log_lines = source.spans_of(request_id), source.log_lines_of(request_id)
-    spans = {span.number: span for span in own_spans}
+    spans = {(span.trace_id, span.span_id): span for span in own_spans}
     traces = ({span.trace_id for span in own_spans} | {line.trace_id for line in log_lines}) - {""}
     for trace in sorted(traces):
         members = source.spans_of_trace(trace)
         mine = _spans_of_request(members, request_id)
-        spans |= {span.number: span for span in mine}
+        spans |= {(span.trace_id, span.span_id): span for span in mine}
         identifiers = {span.span_id for span in mine}
-        log_lines += [line for line in source.nameless_log_lines_of_trace(trace) if line.span_id in identifiers]
+        log_lines += [line for line in source.log_lines_without_request_id(trace) if line.span_id in identifiers]
     return list(spans.values()), log_lines
 
 
-def span_event(span: StoredSpan) -> Event:
+def span_event(span: Span) -> Event:
     """Turn a span into an event at its start."""
     told = {"otel.status_description": span.message} if span.message else {}
     return Event(
@@ -117,12 +116,12 @@ def span_event(span: StoredSpan) -> Event:
         instance=span.instance,
         text=span.name,
         duration=(span.end - span.start) / 1e9,
-        severity="ERROR" if span.status == _ERROR_STATUS else None,
+        severity="ERROR" if span.failed else None,
         attributes=span.attributes | told,
     )
 
 
-def log_event(line: StoredLogLine) -> Event:
+def log_event(line: LogLine) -> Event:
     """Turn a log line into an event."""
     return Event(
         time=line.time,
@@ -136,13 +135,13 @@ def log_event(line: StoredLogLine) -> Event:
     )
 
 
-def _spans_of_request(members: list[StoredSpan], request_id: str) -> list[StoredSpan]:
+def _spans_of_request(members: list[Span], request_id: str) -> list[Span]:
     by_identifier = {span.span_id: span for span in members}
     only = {span.request_id for span in members if span.request_id} == {request_id}
 
-    def owner(span: StoredSpan) -> str:
+    def owner(span: Span) -> str:
         seen: set[str] = set()
-        at: StoredSpan | None = span
+        at: Span | None = span
         while at is not None and at.span_id not in seen:
             if at.request_id:
                 return at.request_id
@@ -153,7 +152,7 @@ def _spans_of_request(members: list[StoredSpan], request_id: str) -> list[Stored
     return [span for span in members if owner(span) == request_id]
 
 
-def _severity(line: StoredLogLine) -> str | None:
+def _severity(line: LogLine) -> str | None:
     if line.severity:
         return _SEVERITIES[(line.severity - 1) // 4]
     return line.severity_text.upper() or None

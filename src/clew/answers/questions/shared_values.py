@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from clew.local.source import StoredSeries
-from clew.local.statistics import lift
+from clew.answers.source import Series
+from clew.answers.statistics import lift
 
 _BAD_NEEDED = 2  # bad requests that have to share a value
 _ALIKE = 0.05  # requests that two values may differ in and still divide them alike: this share of all that have one
@@ -74,7 +74,7 @@ class Request:
 class Count(NamedTuple):
     """What one series counted in the window: of all its calls, the bad ones."""
 
-    series: StoredSeries
+    series: Series
     bad: float
     all: float
 

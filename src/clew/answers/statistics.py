@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from clew.local.histogram import Bucket
+from clew.answers.histogram import Bucket
 
 BLOCKS = 5
 """Fewer blocks a side than this are no evidence."""

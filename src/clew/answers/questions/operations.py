@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from clew.local.source import StoredSeries
+from clew.answers.source import Series
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 _KINDS = {
@@ -38,7 +38,7 @@ class Operation(NamedTuple):
     name: str
 
 
-def operation_of(series: StoredSeries) -> Operation:
+def operation_of(series: Series) -> Operation:
     """Return the operation that a series of one of the `INSTRUMENTS` belongs to."""
     attributes, kind = series.attributes, _KINDS[series.name]
     if kind == "operation":
@@ -57,7 +57,7 @@ def operation_of(series: StoredSeries) -> Operation:
     return Operation(series.service, kind, name or series.name)
 
 
-def error_of(series: StoredSeries) -> str | None:
+def error_of(series: Series) -> str | None:
     """Return the error type that a series' calls failed with, None for calls that did not fail."""
     attributes = series.attributes
     if (error := attributes.get("error.type")) is not None:
@@ -70,7 +70,7 @@ def error_of(series: StoredSeries) -> str | None:
     return None
 
 
-def seconds(series: StoredSeries) -> float:
+def seconds(series: Series) -> float:
     """Return what one unit of a series is in seconds; an unknown unit is taken for seconds."""
     return _SECONDS.get(series.unit, 1.0)
 
