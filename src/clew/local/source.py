@@ -68,7 +68,7 @@ class LocalSource(Source):
         )
         found: list[Series] = []
         for *identity, attributes, resource_attributes, bounds, start in rows:
-            columns = [*identity, _object(attributes), _object(resource_attributes), _bounds(bounds), start]
+            columns: list[Any] = [*identity, _object(attributes), _object(resource_attributes), _bounds(bounds), start]
             found.append(Series(*columns))
         return found
 
@@ -227,7 +227,7 @@ def _read(kind: type[Row], rows: Iterable[Any]) -> list[Row]:
     for _, *columns, attributes, resource in rows:
         if resource not in resources:
             resources[resource] = _object(resource)
-        values = [*columns, _object(attributes), resources[resource]]
+        values: list[Any] = [*columns, _object(attributes), resources[resource]]
         found.append(kind(*values))
     return found
 
