@@ -115,7 +115,7 @@ def _measured(options: argparse.Namespace) -> Run:
 
 def _recorder() -> str:
     """Return the name of the recorder that `clew.configure()` chose, so that nobody mistakes one's figures."""
-    from clew import pipeline
+    from clew.operations import pipeline
 
     return type(getattr(pipeline.current, "recorder", None)).__name__
 

@@ -93,7 +93,7 @@ def _measure_in_process(found: Found, options: argparse.Namespace, order: random
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
     import clew
-    from clew import pipeline
+    from clew.operations import pipeline
 
     reader = InMemoryMetricReader()
     telemetry = clew.configure(metric_readers=[reader])

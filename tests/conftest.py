@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from recorded import Recorded
 
 import clew
-from clew import pipeline
-from clew.request import policy
+from clew.operations import pipeline
+from clew.policy import policy
 
 pytest_plugins = ["pytester"]  # for the tests of our own plugin; pytest takes it in this file only
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
-from clew import awaited, generators, links, running, short_way, wrappers
+from clew import _measure
+from clew.operations import awaited, bindings, fast_path, generators, run, wrappers
 
 
 class StoppedClock:
@@ -20,7 +19,7 @@ class StoppedClock:
 
     def put_in_place(self, patch: pytest.MonkeyPatch) -> None:
         """Measure by this clock."""
-        for module in (awaited, generators, links, running, wrappers, sys.modules["clew.measure"]):
+        for module in (awaited, generators, bindings, run, wrappers, _measure):
             patch.setattr(module, "clock", self)
-        for names in (short_way.NAMES, generators.NAMES):
+        for names in (fast_path.NAMES, generators.NAMES):
             patch.setitem(names, "clock", self)

@@ -9,12 +9,13 @@
 
 from typing import TYPE_CHECKING
 
-from clew import adoption
 from clew.__about__ import __version__
+from clew._measure import measure
+from clew._request import request
 from clew.instruments import counter, gauge, histogram, up_down_counter
-from clew.measure import measure
 from clew.metrics.views import exemplar_filter, views
-from clew.request import request, request_id
+from clew.propagation.cell import request_id
+from clew.providers import adoption
 
 if TYPE_CHECKING:
     from clew.telemetry import ConfigurationError, Telemetry, configure

@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from clew.diagnostics import count, say_once
-from clew.interruptions import let_through
-from clew.nearest import nearest_integer, nearest_text
-from clew.request import policy
-from clew.untrusted import class_name, class_of, stand_in, text_of
+from clew.any_value import nearest_integer, nearest_text
+from clew.diagnostics import count, warn_once
+from clew.interpreter.interruptions import let_through
+from clew.interpreter.untrusted import class_name, class_of, stand_in, text_of
+from clew.policy import policy
 
 Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 """What an attribute may be; anything else becomes its `str`."""
@@ -46,9 +46,9 @@ def clean_value(name: str, value: Any) -> Value:
         items = [_plain(item) for item in given]
         if None not in items and len({type(item) for item in items}) <= 1:
             return cast("Sequence[str]", tuple(items))
-        say_once(("attribute value", name), "The items of attribute %s are not of one type; taken as text", name)
+        warn_once(("attribute value", name), "The items of attribute %s are not of one type; taken as text", name)
         return tuple(_text(name, item) for item in given)
-    say_once(
+    warn_once(
         ("attribute value", name),
         "The value of attribute %s is of type %s and was taken as text; allowed are str, bool, int, float and "
         "sequences of one of these",
@@ -80,7 +80,7 @@ def _text(name: str, value: Any) -> str:
     if text is not None:
         return nearest_text(text)
     count("attribute.ignored")
-    say_once(("attribute text", name), "A value of attribute %s has no text: its str() raises", name)
+    warn_once(("attribute text", name), "A value of attribute %s has no text: its str() raises", name)
     return stand_in(value)
 
 
@@ -111,7 +111,7 @@ def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> dict[st
 
 def _not_read(trouble: Exception, owner: str) -> dict[str, Value]:
     count("attributes.failed")
-    say_once(
+    warn_once(
         ("attributes", owner),
         "%s: the attributes could not be read (%s: %s); measured without them",
         owner,
@@ -127,10 +127,10 @@ def _clean(attributes: Mapping[str, Any], is_reserved: Callable[[str], bool]) ->
         name = str.__str__(given) if issubclass(type(given), str) else ""
         if not name:
             count("attribute.ignored")
-            say_once("attribute name", "An attribute name must be a text that is not empty, not %r; ignored", given)
+            warn_once("attribute name", "An attribute name must be a text that is not empty, not %r; ignored", given)
         elif is_reserved(name):
             count("attribute.ignored")
-            say_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
+            warn_once(("reserved", name), "The attribute name %s is reserved; the value given for it is ignored", name)
         else:
             cleaned[nearest_text(name)] = clean_value(name, value)
     return dict(sorted(cleaned.items()))
@@ -204,7 +204,7 @@ class Computed:
         except TypeError:
             return {}  # the arguments do not fit, and the function itself is about to say so
         count("attributes.failed")
-        say_once(
+        warn_once(
             ("attributes", self._owner),
             "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
             "attributes",

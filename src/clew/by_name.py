@@ -19,8 +19,8 @@ from types import CodeType
 from typing import Any
 
 from clew import imports, lifetime
-from clew.diagnostics import say_once
-from clew.measure import measure
+from clew._measure import measure
+from clew.diagnostics import warn_once
 
 ALL = "*"
 """Instead of a name: the public functions and methods that are defined in a module."""
@@ -75,7 +75,7 @@ class _Module:
             self._say("was never imported, so nothing in it was measured")
 
     def _say(self, what: str) -> None:
-        say_once(("CLEW_MEASURE", self.name, what), "CLEW_MEASURE: %s %s", self.name, what)
+        warn_once(("CLEW_MEASURE", self.name, what), "CLEW_MEASURE: %s %s", self.name, what)
 
 
 _modules: dict[str, _Module] = {}
@@ -117,7 +117,7 @@ def measured(function: Any) -> Any:
         _operations.add(f"{function.__module__}.{function.__qualname__}")
         return wrapper
     except Exception as error:
-        say_once(("CLEW_MEASURE", str(function)), "CLEW_MEASURE: %r is not measured: %s", function, error)
+        warn_once(("CLEW_MEASURE", str(function)), "CLEW_MEASURE: %r is not measured: %s", function, error)
         return function
 
 

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from clew import forks
-from clew.interruptions import begins_at_once, let_through
-from clew.untrusted import sayable
-from clew.weak import WeakCollection
+from clew.interpreter import forks
+from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.interpreter.untrusted import sayable
+from clew.interpreter.weak import WeakCollection
 
 logger = logging.getLogger("clew")
 
@@ -33,12 +33,12 @@ _told: dict[str, int] = {}
 _accounts: WeakCollection[Account] = WeakCollection()
 
 
-def say_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
+def warn_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
     """Log `message % args` the first time that it is said `about` this (any hashable value); never raise."""
     if about in _said or len(_said) >= _MOST_SAID:
         return
     if _waiting.said is not None:
-        _waiting.said.append(partial(say_once, about, message, *args, level=level))
+        _waiting.said.append(partial(warn_once, about, message, *args, level=level))
         return
     if about in _said:  # asked again, since nothing can come between this and the next step
         return
@@ -67,7 +67,7 @@ class _Waiting(threading.local):
 _waiting = _Waiting()
 
 
-class SaidAfterwards:
+class DeferredWarnings:
     """A block in which this thread says nothing; what there was to say is said at its end.
 
     It goes around a lock: a handler of the application's that hears of it may measure, and so may whoever it waits for.

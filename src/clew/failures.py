@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from clew.diagnostics import count, say_once
-from clew.interruptions import let_through
-from clew.nearest import nearest_text
-from clew.untrusted import qualified_name, text_of
+from clew.any_value import nearest_text
+from clew.diagnostics import count, warn_once
+from clew.interpreter.interruptions import let_through
+from clew.interpreter.untrusted import qualified_name, text_of
 
 OTHER = "_OTHER"
 """The name of a failure that has none, by the semantic conventions for ``error.type``."""
@@ -137,7 +137,7 @@ def _imported(name: str) -> type[BaseException] | None:
 
 def _not_told(trouble: Exception, owner: str) -> None:
     count("expected.failed")
-    say_once(
+    warn_once(
         ("expected", owner),
         "%s: whether an exception is expected could not be told: %s: %s; such exceptions count as failures",
         owner,
@@ -182,7 +182,7 @@ def reason_of(reason: object) -> str:
     text = text_of(reason)
     if text is None:
         count("reason.failed")
-        say_once("reason.failed", "A reason for a failure has no text (of type %s); named %s", type(reason), OTHER)
+        warn_once("reason.failed", "A reason for a failure has no text (of type %s); named %s", type(reason), OTHER)
         return OTHER
     return nearest_text(text[:_LONGEST_REASON]) or OTHER
 

@@ -16,8 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-from clew.diagnostics import say_once
-from clew.locks import renew_in_child
+from clew.diagnostics import warn_once
+from clew.interpreter.locks import renew_in_child
 
 Callback = Callable[[ModuleType], None]
 
@@ -96,7 +96,7 @@ class _Finder:
                     spec.loader = _with_callbacks(spec.loader, name, callbacks)
                     _followed.add(name)
             except Exception as error:
-                say_once(
+                warn_once(
                     ("import", name), "The import of %s cannot be followed: %s: %s", name, type(error).__name__, error
                 )
         return spec
@@ -157,7 +157,7 @@ def _call(name: str, module: ModuleType, callback: Callback) -> None:
     try:
         callback(module)
     except Exception as error:
-        say_once(
+        warn_once(
             ("after import", name, type(error).__name__),
             "What was to happen after the import of %s failed: %s: %s",
             name,

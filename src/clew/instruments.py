@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from opentelemetry import metrics
 from opentelemetry.context import Context, get_current
 
-from clew import forks, pipeline, reentry
+from clew.any_value import nearest_finite, nearest_number
 from clew.attributes import clean_instrument_attributes as cleaned
-from clew.diagnostics import count, say_once
-from clew.interruptions import let_through
-from clew.nearest import nearest_finite, nearest_number
+from clew.diagnostics import count, warn_once
+from clew.interpreter import forks
+from clew.interpreter.interruptions import let_through
+from clew.metrics import reentry
+from clew.operations import pipeline
 
 if TYPE_CHECKING:
-    from clew.links import InstrumentLink
+    from clew.operations.bindings import InstrumentBinding
 
 Attributes = Mapping[str, Any]
 
@@ -51,7 +53,7 @@ class _Settled:
     __slots__ = ("least", "least_integer", "pipeline", "real", "sharded")
 
     def __init__(
-        self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentLink | None, least: float = 0.0
+        self, pipeline: pipeline.Pipeline | None, real: Any, sharded: InstrumentBinding | None, least: float = 0.0
     ) -> None:
         self.least = least
         self.least_integer = int(least)
@@ -122,7 +124,7 @@ class _Instrument:
         except Exception as error:  # a value that is no number, attributes that are no mapping
             let_through(error)
             count("measurement.ignored")
-            say_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
+            warn_once(("measurement", self.scope, self.name), "A measurement of %s was ignored: %s", self.name, error)
 
     def _settle(self, current: pipeline.Pipeline) -> _Settled | None:
         """Settle where measurements go; None where that has to wait, since this thread is in the middle of the SDK.
@@ -134,7 +136,7 @@ class _Instrument:
         forks.notice()
         current = pipeline.current or current
         real: Any = _drop
-        sharded: InstrumentLink | None = None
+        sharded: InstrumentBinding | None = None
         try:
             from clew.metrics.limits import limited  # only where there is something to record into
 
@@ -148,7 +150,7 @@ class _Instrument:
         except Exception as error:
             let_through(error)
             count("instrument.not_made")
-            say_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
+            warn_once(("instrument", self.scope, self.name), "The instrument %s was not made: %s", self.name, error)
         self._settled = settled = _Settled(current, real, sharded, self._least)
         reentry.catch_up()  # what interrupted this
         return settled

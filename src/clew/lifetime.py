@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol
 
-from clew import forks, raised_signals
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 from clew.imports import imported
-from clew.weak import WeakCollection
+from clew.interpreter import forks, raised_signals
+from clew.interpreter.weak import WeakCollection
 
 _SLACK = 0.5
 """Seconds that a signal handler waits for the deliveries beyond their own deadline."""
@@ -34,7 +34,7 @@ _LONGEST_CALL = 1.0
 """Seconds that a fork waits for what delivers."""
 
 
-class Mortal(Protocol):
+class Lifecycle(Protocol):
     """What has to act when the process ends or forks."""
 
     @property
@@ -55,7 +55,7 @@ class Mortal(Protocol):
         ...
 
 
-def attend(mortal: Mortal) -> None:
+def attend(mortal: Lifecycle) -> None:
     """Call `mortal` at each end of this process and its forked children, and after each fork in the child."""
     _mortals.add(mortal)
     _attend_exit(mortal)
@@ -66,7 +66,7 @@ def attend(mortal: Mortal) -> None:
     forks.attend_uwsgi()
 
 
-def release(mortal: Mortal) -> None:
+def release(mortal: Lifecycle) -> None:
     """Call `mortal` no more."""
     _mortals.discard(mortal)
     at_exit = _exits.pop(mortal, None)
@@ -93,7 +93,7 @@ _exiting = False
 _terminated = False
 
 
-def _attend_exit(mortal: Mortal) -> None:
+def _attend_exit(mortal: Lifecycle) -> None:
     reference = weakref.ref(mortal)
 
     def at_exit() -> None:
@@ -105,7 +105,7 @@ def _attend_exit(mortal: Mortal) -> None:
     atexit.register(at_exit)
 
 
-def _end(mortal: Mortal, *, at_exit: bool) -> None:
+def _end(mortal: Lifecycle, *, at_exit: bool) -> None:
     """End `mortal` in the thread that ends the process; a SIGTERM that comes meanwhile waits for it."""
     forks.notice()
     with ending():
@@ -135,10 +135,10 @@ def ending() -> Generator[None]:
 
 # forks
 
-_newest: weakref.ref[Mortal] | None = None
+_newest: weakref.ref[Lifecycle] | None = None
 
 
-def _attend_forks(mortal: Mortal) -> None:
+def _attend_forks(mortal: Lifecycle) -> None:
     global _newest
     reference = weakref.ref(mortal)
 
@@ -160,7 +160,7 @@ def _attend_forks(mortal: Mortal) -> None:
 _told_multiprocessing: WeakCollection[Any] = WeakCollection()
 
 
-def _attend_multiprocessing(mortal: Mortal) -> None:
+def _attend_multiprocessing(mortal: Lifecycle) -> None:
     """Have the finalizers of a `multiprocessing` child end `mortal`.
 
     The module is not imported for it: a process that is no child of its kind has no need of it, and a child asks again
@@ -209,7 +209,7 @@ def attend_sigterm() -> None:
         if found is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _on_sigterm)
     except ValueError:
-        say_once(
+        warn_once(
             "sigterm",
             "clew.configure() was not called in the main thread, where alone signal handlers are set: what has been "
             "measured since the last export is lost when SIGTERM ends this process",

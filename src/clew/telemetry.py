@@ -12,21 +12,23 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clew import entries, lifetime, pipeline
+from clew import lifetime
 from clew.__about__ import __version__
 from clew.delivery import LogBatches, PeriodicReader, SpanBatches, deliver
-from clew.diagnostics import counts, say_once
+from clew.delivery.standby import Standby
+from clew.diagnostics import counts, warn_once
 from clew.failures import Expected
-from clew.first_measurement import WatchedMeterProvider, WatchedRecorder
-from clew.locks import renew_in_child
+from clew.interpreter.locks import renew_in_child
+from clew.logs import tracking
+from clew.metrics.deferred import settle
+from clew.metrics.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.metrics.recorder import PortableRecorder, Recorder
-from clew.owed import settle
-from clew.providers import Given
-from clew.request import policy
+from clew.operations import pipeline
+from clew.policy import policy
+from clew.providers.from_settings import ProviderArguments
+from clew.providers.signals import Signals, build
 from clew.settings import ConfigurationError, Problem, Settings, load_settings
 from clew.settings.problems import shown
-from clew.signals import Signals, build
-from clew.standby import Standby
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import Unpack  # for type checkers alone, which know it without the package
 
-    from clew.held_logs import Holding
+    from clew.logs.held import Holding
     from clew.settings.own import OwnArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
@@ -102,7 +104,7 @@ class Telemetry:
 
     def let_go(self, timeout: float) -> bool:
         """Do what `force_flush` does, and hold no log records any more: the process has been told to end."""
-        entries.let_go()
+        tracking.let_go()
         return self.force_flush(timeout)
 
     def shutdown(self, timeout: float = 3.0) -> bool:
@@ -211,7 +213,7 @@ class Telemetry:
                 ways.append(f"what {type(part).__name__} takes")
         service = self._signals.resource.attributes.get("service.name")
         line = f"{service} sends {', '.join(ways) or 'nothing'}"
-        say_once(("sends", line), "%s", line, level=logging.INFO)
+        warn_once(("sends", line), "%s", line, level=logging.INFO)
 
     def _pipeline(self, recorder: Recorder) -> pipeline.Pipeline:
         """Make the pipeline that the settings describe."""
@@ -222,7 +224,7 @@ class Telemetry:
             tracer=signals.tracer_provider.get_tracer("clew", __version__),
             spans=settings.spans,
             expected=Expected.of(settings.expected),
-            attribute_sets=settings.attribute_sets,
+            cardinality_limit=settings.cardinality_limit,
             follows_requests=settings.logs == "interesting" or settings.logs_canonical,
         )
 
@@ -244,10 +246,10 @@ def _follow(settings: Settings | None) -> None:
     """Follow each request from its beginning to its end, where the settings ask for that; None: no more."""
     holding: Holding | None = None
     if settings is not None and settings.logs == "interesting":
-        from clew.held_logs import Holding
+        from clew.logs.held import Holding
 
-        holding = Holding(slow=settings.logs_slow, share=settings.logs_share)
-    entries.use(holding, canonical=settings is not None and settings.logs_canonical)
+        holding = Holding(slow=settings.logs_slow, share=settings.logs_sample_ratio)
+    tracking.use(holding, canonical=settings is not None and settings.logs_canonical)
 
 
 def _set_policy(settings: Settings) -> None:
@@ -256,6 +258,7 @@ def _set_policy(settings: Settings) -> None:
     policy.trust = settings.trust_request_id
     policy.hosts = settings.request_id_hosts
     policy.baggage = settings.request_id_baggage
+    policy.expected = Expected.of(settings.expected)
 
 
 def configure(
@@ -291,7 +294,7 @@ def configure(
             has been called before with other arguments and not been shut down since.
         TypeError: There is no setting of that name.
     """
-    given = Given(views, metric_exporters, metric_readers, span_processors, log_processors)
+    given = ProviderArguments(views, metric_exporters, metric_readers, span_processors, log_processors)
     arguments = _arguments(given, resource=resource, **settings)
     with _lock:
         if _configured is not None:
@@ -312,7 +315,7 @@ def configure_without_code() -> Telemetry:
         if _configured is not None:
             return _configured
         strict = None if is_strict(os.environ) else False
-        given = Given()
+        given = ProviderArguments()
         return _configure(given, _arguments(given), is_without_code=True, resource=None, strict=strict)
 
 
@@ -322,7 +325,7 @@ def is_strict(environ: Mapping[str, str]) -> bool:
 
 
 def _configure(
-    given: Given, arguments: Mapping[str, Any], *, is_without_code: bool = False, **settings: Any
+    given: ProviderArguments, arguments: Mapping[str, Any], *, is_without_code: bool = False, **settings: Any
 ) -> Telemetry:
     global _configured
     loaded, signals = _built(given, **settings)
@@ -340,7 +343,7 @@ def _configure(
     return telemetry
 
 
-def _built(given: Given, **settings: Any) -> tuple[Settings, Signals]:
+def _built(given: ProviderArguments, **settings: Any) -> tuple[Settings, Signals]:
     """Read the settings and build what they say; a variable is treated as unset where it is wrong and not strict."""
     environ = dict(os.environ)
     while True:
@@ -351,12 +354,12 @@ def _built(given: Given, **settings: Any) -> tuple[Settings, Signals]:
             wrong = environ.keys() & {problem.name for problem in error.problems}
             if loaded.strict or not wrong:
                 raise
-            say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
+            warn_once(("settings", str(error)), "%s\nthese are treated as unset", error)
             for name in wrong:
                 del environ[name]
 
 
-def _loaded(environ: Mapping[str, str], given: Given, **settings: Any) -> Settings:
+def _loaded(environ: Mapping[str, str], given: ProviderArguments, **settings: Any) -> Settings:
     problems = given.problems()
     try:
         loaded = load_settings(environ, **settings)
@@ -367,7 +370,7 @@ def _loaded(environ: Mapping[str, str], given: Given, **settings: Any) -> Settin
     return loaded
 
 
-def _arguments(given: Given, **others: Any) -> dict[str, Any]:
+def _arguments(given: ProviderArguments, **others: Any) -> dict[str, Any]:
     """Return the arguments of `configure` so that they can be compared: None is the same as not given."""
     arguments = {**vars(given), **others}
     return {name: _comparable(value) for name, value in arguments.items() if value is not None}

@@ -7,8 +7,9 @@ import traceback
 
 import pytest
 
-from clew import measure, wrappers
+from clew import measure
 from clew.answers.timestamps import rfc3339
+from clew.operations import wrappers
 
 MINUTE = 60 * 10**9
 MS = 10**6

@@ -167,8 +167,8 @@ def begin(whose: str) -> clew.Telemetry:
         telemetry = clew.configure(metric_readers=[reader], span_processors=[], log_processors=[])
         reader.provider = telemetry.meter_provider
     else:
-        from clew import pipeline
         from clew.metrics.recorder import PortableRecorder
+        from clew.operations import pipeline
 
         views, exemplar_filter = clew.views(), clew.exemplar_filter()
         reader.provider = MeterProvider([reader], views=views, exemplar_filter=exemplar_filter, shutdown_on_exit=False)

@@ -16,8 +16,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from recorded import Recorded
 
 import clew
-from clew import pipeline
 from clew.metrics.recorder import PortableRecorder
+from clew.operations import pipeline
 
 COLLECTIONS = 150
 SECONDS = 3.0

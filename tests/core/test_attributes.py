@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recorded import Recorded
 
 import clew
-from clew import pipeline
+from clew.operations import pipeline
 
 
 def attributes_of(recorded: Recorded, operation: str) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ def test_reserved_and_impossible_names_are_ignored_and_said_once(
 def test_past_its_budget_an_operation_keeps_its_totals_and_leaves_others_alone(
     configured: Callable[..., Recorded],
 ) -> None:
-    recorded = configured(attribute_sets=10)
+    recorded = configured(cardinality_limit=10)
     before = recorded.events().get("attributes.overflow", 0)
     for n in range(30):
         with suppress(KeyError), clew.measure("careless", attributes={"user": n}):
@@ -212,7 +212,7 @@ def test_past_its_budget_an_operation_keeps_its_totals_and_leaves_others_alone(
 def test_a_handler_that_measures_what_it_does_can_be_told_of_an_overflow(
     configured: Callable[..., Recorded], is_function: bool
 ) -> None:
-    recorded = configured(attribute_sets=2)
+    recorded = configured(cardinality_limit=2)
     told: list[str] = []
     name = f"careless {is_function}"
 
@@ -266,7 +266,7 @@ def test_what_interrupts_the_making_of_a_series_may_measure(recorded: Recorded) 
 
 
 def test_error_types_without_end_are_named_other(configured: Callable[..., Recorded]) -> None:
-    recorded = configured(attribute_sets=5)
+    recorded = configured(cardinality_limit=5)
     for n in range(20):
         with clew.measure("fails") as m:
             m.fail(f"reason {n}")
@@ -290,7 +290,7 @@ def test_operation_names_without_end_end_in_one_overflow_point(recorded: Recorde
 def test_the_instrument_as_a_whole_has_its_limit_behind_that_of_each_operation(
     configured: Callable[..., Recorded],
 ) -> None:
-    recorded = configured(attribute_sets=1_100)
+    recorded = configured(cardinality_limit=1_100)
     for name in ("one", "two"):
         for number in range(1_100):
             with clew.measure(name, attributes={"number": number}):

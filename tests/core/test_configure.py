@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from recorded import Recorded
 
 import clew
-from clew import diagnostics, pipeline
+from clew import diagnostics
+from clew.operations import pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +120,9 @@ def test_configured_again_with_another_argument_it_raises_and_names_it(
 def test_every_argument_that_differs_is_named(nowhere: None) -> None:
     clew.configure(spans=True, resource={"team": "red"})
     with pytest.raises(clew.ConfigurationError) as raised:
-        clew.configure(attribute_sets=5)
+        clew.configure(cardinality_limit=5)
     names = [problem.name for problem in raised.value.problems]
-    assert names == ["configure(attribute_sets=…)", "configure(resource=…)", "configure(spans=…)"]
+    assert names == ["configure(cardinality_limit=…)", "configure(resource=…)", "configure(spans=…)"]
 
 
 def test_threads_that_configure_at_once_get_the_same_object(nowhere: None) -> None:
@@ -168,12 +169,12 @@ def test_all_wrong_arguments_and_variables_are_named_at_once(nowhere: None, monk
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "soon")
     monkeypatch.setenv("CLEW_SPANS", "perhaps")
     with pytest.raises(clew.ConfigurationError) as raised:
-        clew.configure(metric_readers=[None], attribute_sets=-1)
+        clew.configure(metric_readers=[None], cardinality_limit=-1)
     assert {problem.name for problem in raised.value.problems} == {
         "OTEL_METRIC_EXPORT_INTERVAL",
         "CLEW_SPANS",
         "configure(metric_readers=…)",
-        "configure(attribute_sets=…)",
+        "configure(cardinality_limit=…)",
     }
 
 
@@ -219,11 +220,11 @@ def test_whether_to_be_strict_can_be_said_in_code_and_wins_over_the_variable(
     nowhere: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CLEW_STRICT", "true")
-    monkeypatch.setenv("CLEW_ATTRIBUTE_SETS", "very many")
-    with pytest.raises(clew.ConfigurationError, match="CLEW_ATTRIBUTE_SETS"):
+    monkeypatch.setenv("CLEW_CARDINALITY_LIMIT", "very many")
+    with pytest.raises(clew.ConfigurationError, match="CLEW_CARDINALITY_LIMIT"):
         clew.configure()
-    assert clew.configure(strict=False).settings.attribute_sets == 100
-    assert "CLEW_ATTRIBUTE_SETS is 'very many'; allowed: a whole number" in caplog.text
+    assert clew.configure(strict=False).settings.cardinality_limit == 100
+    assert "CLEW_CARDINALITY_LIMIT is 'very many'; allowed: a whole number" in caplog.text
 
 
 # what it sets

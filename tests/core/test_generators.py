@@ -222,7 +222,7 @@ def test_a_measured_generator_does_what_the_bare_one_does(
     configured: Callable[..., Recorded], way: str, form: str, plan: list[Part], ending: str, script: list[Any]
 ) -> None:
     bare = FORMS[form]
-    if way != "not configured" and clew.pipeline.current is None:
+    if way != "not configured" and clew.operations.pipeline.current is None:
         configured(spans=way == "spans")
     measured = clew.measure("steps")(bare)
     gc.disable()

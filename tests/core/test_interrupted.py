@@ -15,7 +15,7 @@ import pytest
 from recorded import Recorded
 
 import clew
-from clew.interruptions import begins_at_once
+from clew.interpreter.interruptions import begins_at_once
 
 PROGRAM = """
 import gc, json, logging, random, signal, sys, traceback

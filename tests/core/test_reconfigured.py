@@ -72,7 +72,7 @@ def test_what_is_made_and_used_meanwhile_goes_where_measurements_go_at_last(
 
 
 def test_a_collection_that_grows_while_it_is_looked_through_is_as_it_was(short_turns: None) -> None:
-    from clew.weak import WeakCollection
+    from clew.interpreter.weak import WeakCollection
 
     class One:
         pass

@@ -298,7 +298,7 @@ def test_tasks_side_by_side_keep_their_own() -> None:
 
 
 def test_requests_each_started_by_the_one_before_do_not_pile_up() -> None:
-    from clew.request import RequestCell
+    from clew.propagation.cell import RequestCell
 
     def cells() -> int:
         gc.collect()
@@ -324,7 +324,7 @@ def test_requests_each_started_by_the_one_before_do_not_pile_up() -> None:
 def test_many_requests_left_behind_do_not_pile_up() -> None:
     from opentelemetry.context import get_current
 
-    from clew.request import REQUEST_KEY
+    from clew.propagation.cell import REQUEST_KEY
 
     for n in range(200):
         left, around = clew.request(f"left-{n}"), clew.request(f"around-{n}")

@@ -484,7 +484,7 @@ def test_a_value_that_cannot_be_carried_costs_no_zero(telemetry: clew.Telemetry,
 
 
 def test_points_past_a_limit_begin_with_one_too(configured: Callable[..., clew.Telemetry], endpoint: Any) -> None:
-    telemetry = configured(attribute_sets=2)
+    telemetry = configured(cardinality_limit=2)
     for number in range(2):
         with clew.measure("work", attributes={"number": number}):
             pass

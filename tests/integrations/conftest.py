@@ -12,7 +12,7 @@ from recorded import Recorded
 from serving import Address, serve_asgi, serve_wsgi
 
 from clew import diagnostics
-from clew.request import policy
+from clew.policy import policy
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from serving import Address, wait_until
 
 import clew
 from clew.integrations.asgi import RequestMiddleware
-from clew.request import is_valid, remembered_request_id
+from clew.propagation.ids import is_valid, remembered_request_id
 
 OK = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
 END = {"type": "http.response.body", "body": b"", "more_body": False}

@@ -20,8 +20,10 @@ import clew
 from clew.integrations import httpx as httpx_hook
 from clew.integrations.asgi import RequestMiddleware
 from clew.integrations.wsgi import RequestMiddleware as WsgiMiddleware
-from clew.propagator import RequestIdPropagator
-from clew.request import is_valid, policy, request_id_in
+from clew.policy import policy
+from clew.propagation.cell import request_id_in
+from clew.propagation.ids import is_valid
+from clew.propagation.propagator import RequestIdPropagator
 
 PROPAGATORS = CompositePropagator([W3CBaggagePropagator(), RequestIdPropagator()])
 VALID = st.text("ABCxyz019._:/+=@~|-", min_size=1, max_size=118)

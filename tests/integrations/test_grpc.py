@@ -18,7 +18,8 @@ from serving import wait_until
 
 import clew
 from clew.integrations.logging import RequestIdFilter
-from clew.request import is_valid, policy
+from clew.policy import policy
+from clew.propagation.ids import is_valid
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("grpc.aio")

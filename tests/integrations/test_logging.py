@@ -24,11 +24,11 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from recorded import Recorded
 
 import clew
-from clew.integrations.log_translation import severity_of, translate
+from clew.any_value import nearest_value
 from clew.integrations.logging import LogHandler, RequestIdFilter, install, uninstall
-from clew.log_records import RequestIdLogRecordProcessor
-from clew.nearest import nearest_value
-from clew.request import policy
+from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.logs_bridge.translation import severity_of, translate
+from clew.policy import policy
 
 logger = logging.getLogger("shop.orders")
 

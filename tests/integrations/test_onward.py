@@ -12,10 +12,10 @@ import requests
 from serving import Address
 
 import clew
-from clew.hosts import is_allowed, target_of_attributes, target_of_url
 from clew.integrations import httpx as httpx_hook
 from clew.integrations import requests as requests_hook
-from clew.request import policy
+from clew.policy import policy
+from clew.propagation.hosts import is_allowed, target_of_attributes, target_of_url
 
 ASKED = ("http://127.0.0.1:{port}", "http://localhost:{port}")
 

@@ -22,9 +22,11 @@ from opentelemetry.trace import SpanKind
 from recorded import Recorded
 
 import clew
-from clew.propagator import RequestIdPropagator
-from clew.request import is_valid, policy, request_id_in
-from clew.spans import RequestIdSpanProcessor
+from clew.policy import policy
+from clew.propagation.cell import request_id_in
+from clew.propagation.ids import is_valid
+from clew.propagation.propagator import RequestIdPropagator
+from clew.propagation.spans import RequestIdSpanProcessor
 
 propagator = RequestIdPropagator()
 

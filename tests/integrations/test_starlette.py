@@ -31,7 +31,7 @@ import clew
 from clew.integrations import fastapi, starlette
 from clew.integrations.asgi import RequestMiddleware
 from clew.integrations.logging import RequestIdFilter
-from clew.spans import RequestIdSpanProcessor
+from clew.propagation.spans import RequestIdSpanProcessor
 
 HAS_TELEMETRY = hasattr(FastAPI(), "_native_telemetry")
 QUIET: dict[str, Any] = {"telemetry": {"metrics": False, "tracing": False, "logs": False}} if HAS_TELEMETRY else {}

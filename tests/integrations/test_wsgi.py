@@ -17,7 +17,7 @@ from serving import Address, wait_until
 
 import clew
 from clew.integrations.wsgi import RequestMiddleware
-from clew.request import is_valid, remembered_request_id
+from clew.propagation.ids import is_valid, remembered_request_id
 
 
 def environ(header: str | None = None, **more: Any) -> dict[str, Any]:

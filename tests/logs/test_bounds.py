@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from logs.conftest import NEVER, Sent
 
 import clew
-from clew import diagnostics, held_logs
-from clew.held_logs import Held, Holding
+from clew import diagnostics
+from clew.logs import held
+from clew.logs.held import Held, Holding
 
 logger = logging.getLogger("shop")
 
@@ -23,7 +24,7 @@ logger = logging.getLogger("shop")
 def test_of_one_request_that_logs_too_much_the_oldest_are_dropped_and_counted(
     hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_logs, "RECORDS_PER_REQUEST", 3)
+    monkeypatch.setattr(held, "RECORDS_PER_REQUEST", 3)
     sent = hold()
     with clew.request():
         for number in range(5):
@@ -37,7 +38,7 @@ def test_of_one_request_that_logs_too_much_the_oldest_are_dropped_and_counted(
 def test_of_all_requests_together_the_oldest_records_are_dropped(
     hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_logs, "RECORDS_IN_ALL", 3)
+    monkeypatch.setattr(held, "RECORDS_IN_ALL", 3)
     sent = hold()
     with clew.request("outer"):
         logger.info("one")
@@ -54,7 +55,7 @@ def test_of_all_requests_together_the_oldest_records_are_dropped(
 def test_a_text_that_is_larger_than_all_that_may_be_held_is_dropped_alone(
     hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_logs, "BYTES_PER_REQUEST", 10_000)
+    monkeypatch.setattr(held, "BYTES_PER_REQUEST", 10_000)
     sent = hold()
     with clew.request():
         logger.info("one")
@@ -66,7 +67,7 @@ def test_a_text_that_is_larger_than_all_that_may_be_held_is_dropped_alone(
 
 
 def test_a_request_may_hold_so_many_bytes(hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held_logs, "BYTES_PER_REQUEST", 10_000)
+    monkeypatch.setattr(held, "BYTES_PER_REQUEST", 10_000)
     sent = hold()
     with clew.request():
         for letter in "abcd":
@@ -104,13 +105,13 @@ class World:
     decided_away: int = 0
 
     def check(self) -> None:
-        with_records = [held for held in self.entries if held.records]
-        for held in with_records:
-            assert len(held.records) <= RECORDS
-            assert held.size == sum(record.rendered.size for record in held.records.values()) <= BYTES
-            assert list(held.records) == sorted(held.records)
-            assert held.is_kept is None
-        total = [record for held in with_records for record in held.records.values()]
+        with_records = [one for one in self.entries if one.records]
+        for one in with_records:
+            assert len(one.records) <= RECORDS
+            assert one.size == sum(record.rendered.size for record in one.records.values()) <= BYTES
+            assert list(one.records) == sorted(one.records)
+            assert one.is_kept is None
+        total = [record for one in with_records for record in one.records.values()]
         assert len(total) <= RECORDS_OF_ALL
         assert sum(record.rendered.size for record in total) <= BYTES_OF_ALL
 
@@ -127,7 +128,7 @@ def small_bounds() -> Iterator[None]:
             ("RECORDS_IN_ALL", RECORDS_OF_ALL),
             ("BYTES_IN_ALL", BYTES_OF_ALL),
         ):
-            patch.setattr(held_logs, name, value)
+            patch.setattr(held, name, value)
         patch.setattr(diagnostics, "_counts", {})
         yield
 
@@ -183,8 +184,8 @@ def test_whatever_happens_no_bound_is_passed_and_every_record_is_sent_held_dropp
 def test_many_threads_lose_nothing_and_pass_no_bound(
     hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_logs, "RECORDS_PER_REQUEST", 50)
-    monkeypatch.setattr(held_logs, "RECORDS_IN_ALL", 120)
+    monkeypatch.setattr(held, "RECORDS_PER_REQUEST", 50)
+    monkeypatch.setattr(held, "RECORDS_IN_ALL", 120)
     sent = hold()
 
     def serve(thread: int) -> None:

@@ -16,9 +16,10 @@ from logs.test_held_servers import ask, serve
 from opentelemetry import trace
 
 import clew
-from clew import canonical, entries, pipeline
 from clew.integrations import asgi, wsgi
 from clew.integrations.logging import HoldingHandler
+from clew.logs import canonical, tracking
+from clew.operations import pipeline
 
 logger = logging.getLogger("shop")
 
@@ -53,10 +54,10 @@ def test_there_is_none_unless_asked_for_and_operations_take_the_short_way(follow
         with clew.measure("hand over"):
             pass
     assert sent.canonical() == []
-    assert entries.current is None
+    assert tracking.current is None
     assert pipeline.current is not None
     assert not pipeline.current.follows_requests
-    assert pipeline.current.block_links["hand over"] is not None
+    assert pipeline.current.block_bindings["hand over"] is not None
     assert logging.getLogger("clew.canonical").level == logging.NOTSET
 
 
@@ -258,7 +259,7 @@ def test_a_websocket_has_a_line_when_it_ends(lines: Sent) -> None:
 
 
 def test_a_run_of_a_task_is_named_by_the_task(lines: Sent) -> None:
-    from clew.task_runs import TaskRun
+    from clew.integrations._shared.task_runs import TaskRun
 
     with TaskRun("shop.send", queue="orders") as run:
         run.call(send_order)

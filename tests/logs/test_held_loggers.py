@@ -259,8 +259,8 @@ def test_what_logs_when_it_is_collected_with_a_held_record_holds_nothing_up(
     level: int, held: Sent, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler keeps every record
-    monkeypatch.setattr("clew.held_logs.RECORDS_PER_REQUEST", 2)
-    monkeypatch.setattr("clew.held_logs.Holding._watch_in_thread", lambda _: None)  # it may look at a record just then
+    monkeypatch.setattr("clew.logs.held.RECORDS_PER_REQUEST", 2)
+    monkeypatch.setattr("clew.logs.held.Holding._watch_in_thread", lambda _: None)  # it may look at a record just then
     written = lines("%(message)s")
 
     class Loud:

@@ -19,8 +19,8 @@ from logs.conftest import Sent
 from serving import wait_until
 
 import clew
-from clew import held_logs
-from clew.held_logs import falls_into
+from clew.logs import held
+from clew.logs.held import falls_into
 
 logger = logging.getLogger("shop")
 
@@ -111,14 +111,14 @@ def test_a_failure_that_is_expected_everywhere_is_none(hold: Callable[..., Sent]
 
 
 def test_all_or_nothing_of_the_requests_can_be_kept_by_share(hold: Callable[..., Sent]) -> None:
-    sent = hold(logs_share=1)
+    sent = hold(logs_sample_ratio=1)
     with clew.request():
         logger.info("at once")
         assert sent.texts() == ["at once"]
 
 
 def test_a_share_of_the_requests_is_kept_chosen_by_their_ids_alone(hold: Callable[..., Sent]) -> None:
-    sent = hold(logs_share=0.25)
+    sent = hold(logs_sample_ratio=0.25)
     names = [f"r-{number}" for number in range(200)]
     for name in names:
         with clew.request(name):
@@ -187,11 +187,11 @@ def test_what_a_further_entry_into_the_same_request_would_drop_the_outer_one_dec
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_entries_each_started_by_the_one_before_do_not_pile_up(share: float, hold: Callable[..., Sent]) -> None:
-    hold(logs_share=share)
+    hold(logs_sample_ratio=share)
 
     def entries() -> int:
         gc.collect()
-        return sum(type(found) is held_logs.Held for found in gc.get_objects())
+        return sum(type(found) is held.Held for found in gc.get_objects())
 
     async def enter(number: int) -> asyncio.Task[Any] | int:
         with clew.request("r-1"):
@@ -451,7 +451,7 @@ def test_a_generator_that_fails_is_a_failed_operation(held: Sent) -> None:
 def test_a_request_with_a_record_older_than_the_bound_is_kept_without_a_further_record(
     hold: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_logs, "LONGEST_HELD", 0.05)
+    monkeypatch.setattr(held, "LONGEST_HELD", 0.05)
     sent = hold()
     with clew.request():
         logger.info("early")
@@ -495,7 +495,7 @@ def test_an_operation_that_began_before_configure_goes_on(hold: Callable[..., Se
     [
         ("logs", "some", "all, interesting"),
         ("logs_slow", -1, "a number of seconds from 0 to 86400"),
-        ("logs_share", 1.5, "a number from 0 to 1"),
+        ("logs_sample_ratio", 1.5, "a number from 0 to 1"),
         ("logs_canonical", "yes", "True or False"),
     ],
 )
@@ -508,12 +508,12 @@ def test_the_environment_configures_it(follow: Callable[..., Sent], monkeypatch:
     for name, value in {
         "CLEW_LOGS": "Interesting",
         "CLEW_LOGS_SLOW": "2.5",
-        "CLEW_LOGS_SHARE": "0.25",
+        "CLEW_LOGS_SAMPLE_RATIO": "0.25",
         "CLEW_LOGS_CANONICAL": "true",
     }.items():
         monkeypatch.setenv(name, value)
     settings = follow().recorded.telemetry.settings
-    assert (settings.logs, settings.logs_slow, settings.logs_share, settings.logs_canonical) == (
+    assert (settings.logs, settings.logs_slow, settings.logs_sample_ratio, settings.logs_canonical) == (
         "interesting",
         2.5,
         0.25,

@@ -338,7 +338,7 @@ def test_a_task_on_the_spot_is_decided_on_with_the_request_that_asks_for_it(
 
 
 def test_a_run_that_is_to_be_repeated_is_no_failure(held: Sent, eager: Callable[[Callable[..., Any]], Any]) -> None:
-    from clew.task_runs import TaskRun
+    from clew.integrations._shared.task_runs import TaskRun
 
     class Retry(Exception):
         pass

@@ -105,14 +105,14 @@ with clew.request("r-1"):
     assert program.told("WROTE") == expected
 
 
-@pytest.mark.parametrize("lock", ["written.target.lock", "entries.current.holding._lock"])
+@pytest.mark.parametrize("lock", ["written.target.lock", "tracking.current.holding._lock"])
 def test_sigterm_is_not_held_up_by_a_lock_that_the_interrupted_code_has(
     lock: str, start: Callable[..., Any], http: Any
 ) -> None:
     program = start(
         BEGIN
         + f"""
-from clew import entries
+from clew.logs import tracking
 with clew.request("r-1"):
     log.info("under way")
     with {lock}:
@@ -184,12 +184,12 @@ def test_what_fails_in_a_child_lets_nothing_go_that_the_parent_has_held(run: Cal
     program = run(
         BEGIN
         + """
-from clew import entries
+from clew.logs import tracking
 child = None
 try:
     with clew.request("r-1"):
         log.info("of the parent")
-        with entries.current.holding._lock:  # as another thread may have it at the fork
+        with tracking.current.holding._lock:  # as another thread may have it at the fork
             child = os.fork()
         if child == 0:
             log.error("of the child")

@@ -18,7 +18,7 @@ from matrix.received import exemplar_ids, log_records, points, spans
 from matrix.stacks import HTTP, Stack
 from serving import Address, parse
 
-from clew.request import is_valid
+from clew.propagation.ids import is_valid
 
 SERVERS = [stack for stack in HTTP if stack.framework in ("plain", "server")]
 

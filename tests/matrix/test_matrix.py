@@ -13,7 +13,7 @@ from matrix.received import exemplar_ids, log_records, points, spans
 from matrix.stacks import GRPC, HTTP, STACKS, Stack, of
 
 from clew.integrations.logging import SERVER_LOGGERS
-from clew.request import is_valid
+from clew.propagation.ids import is_valid
 
 HTTP_DURATION = "http.server.request.duration"
 RPC_DURATION = "rpc.server.call.duration"

@@ -23,9 +23,9 @@ from opentelemetry.sdk.metrics.view import (
 from stopped_clock import StoppedClock
 
 import clew
-from clew import pipeline
 from clew.metrics.recorder import PortableRecorder
 from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider, ShardedOperation
+from clew.operations import pipeline
 
 DELTA = dict.fromkeys((Counter, Histogram, UpDownCounter), AggregationTemporality.DELTA)
 LIMITS = "aggregation_cardinality_limit" in inspect.signature(View).parameters

@@ -36,8 +36,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 import clew
-from clew import reentry
-from clew.metrics import sdk
+from clew.metrics import reentry, sdk
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
 
 SDK = tuple(int(part) for part in version.__version__.split(".")[:3])

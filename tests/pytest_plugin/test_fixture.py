@@ -161,8 +161,8 @@ CONFIGURING = """
             assert telemetry.spans == []
 
         def test_a_wrong_setting_is_refused_as_ever(telemetry):
-            with pytest.raises(clew.ConfigurationError, match="attribute_sets"):
-                clew.configure(attribute_sets=-1)
+            with pytest.raises(clew.ConfigurationError, match="cardinality_limit"):
+                clew.configure(cardinality_limit=-1)
             with pytest.raises(TypeError, match="nonsense"):
                 clew.configure(nonsense=1)
 
@@ -174,11 +174,11 @@ CONFIGURING = """
 
         def test_the_header_that_is_configured_is_so_for_this_test_alone(telemetry):
             clew.configure(request_id_header="X-Correlation-ID")
-            from clew.request import policy
+            from clew.policy import policy
             assert policy.header == "X-Correlation-ID"
 
         def test_afterwards(telemetry):
-            from clew.request import policy
+            from clew.policy import policy
             assert policy.header == "X-Request-ID"
             app.work()
             assert telemetry.calls("work").count == 1
@@ -232,8 +232,8 @@ def test_a_test_without_the_fixture_finds_everything_as_it_was(run: Run) -> None
     done = run(
         """
         import logging, clew
-        from clew import pipeline
-        from clew.request import RequestCell
+        from clew.operations import pipeline
+        from clew.propagation.cell import RequestCell
         from opentelemetry import propagate
 
         propagator, begin, handle = propagate.get_global_textmap(), RequestCell.__init__, logging.Logger.callHandlers

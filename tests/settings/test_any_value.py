@@ -33,7 +33,7 @@ VARIABLES = [
     "CLEW_REQUEST_ID_ATTRIBUTE",
     "CLEW_REQUEST_ID_HOSTS",
     "CLEW_EXPECTED",
-    "CLEW_ATTRIBUTE_SETS",
+    "CLEW_CARDINALITY_LIMIT",
     "CLEW_SHUTDOWN_TIMEOUT",
     "CLEW_LOGS",
     "CLEW_STRICT",
@@ -124,5 +124,5 @@ def test_durations_that_were_written_are_read(milliseconds: int) -> None:
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.just(int))
 )
 def test_any_keyword_argument_is_a_value_or_a_configuration_error(value: object) -> None:
-    for name in ("spans", "attribute_sets", "shutdown_timeout", "expected", "request_id_hosts", "request_id_header"):
+    for name in ("spans", "cardinality_limit", "shutdown_timeout", "expected", "request_id_hosts", "request_id_header"):
         assert {problem.name for problem in problems({}, **{name: value})} <= {f"configure({name}=…)"}

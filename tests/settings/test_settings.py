@@ -63,7 +63,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.request_id_hosts is None
     assert settings.expected == ()
     assert not settings.spans
-    assert settings.attribute_sets == 100
+    assert settings.cardinality_limit == 100
     assert settings.shutdown_timeout == 3
 
 
@@ -289,7 +289,7 @@ def test_clews_own_variables_are_read() -> None:
         CLEW_REQUEST_ID_HOSTS="shop.example,.Internal:8080, [::1]",
         CLEW_EXPECTED="django.http.Http404,KeyError",
         CLEW_SPANS="TRUE",
-        CLEW_ATTRIBUTE_SETS="20",
+        CLEW_CARDINALITY_LIMIT="20",
         CLEW_SHUTDOWN_TIMEOUT="0.5",
         CLEW_STRICT="true",
     )
@@ -299,22 +299,22 @@ def test_clews_own_variables_are_read() -> None:
     assert settings.request_id_hosts == ("shop.example", ".internal:8080", "[::1]")
     assert settings.expected == ("django.http.Http404", "KeyError")
     assert settings.spans
-    assert (settings.attribute_sets, settings.shutdown_timeout) == (20, 0.5)
+    assert (settings.cardinality_limit, settings.shutdown_timeout) == (20, 0.5)
 
 
 def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
     settings = load_settings(
-        {"CLEW_SPANS": "true", "CLEW_EXPECTED": "KeyError", "CLEW_ATTRIBUTE_SETS": "7"},
+        {"CLEW_SPANS": "true", "CLEW_EXPECTED": "KeyError", "CLEW_CARDINALITY_LIMIT": "7"},
         spans=False,
         expected=(ValueError, "shop.OutOfStock"),
         request_id_hosts=["a.example", ".b"],
         shutdown_timeout=1e-3,
-        attribute_sets=None,
+        cardinality_limit=None,
     )
     assert not settings.spans
     assert settings.expected == (ValueError, "shop.OutOfStock")
     assert settings.request_id_hosts == ("a.example", ".b")
-    assert (settings.shutdown_timeout, settings.attribute_sets) == (0.001, 7)
+    assert (settings.shutdown_timeout, settings.cardinality_limit) == (0.001, 7)
     assert load_settings({}, shutdown_timeout=1).shutdown_timeout == 1
     for several in ([KeyError], {KeyError}, frozenset({KeyError}), KeyError):
         assert load_settings({}, expected=several).expected == (KeyError,)
@@ -362,7 +362,7 @@ def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
         ("CLEW_REQUEST_ID_HOSTS", "shop:0", "each an exact host or a .suffix"),
         ("CLEW_EXPECTED", "not-a-name", "dotted names of exception types"),
         ("CLEW_SPANS", "on", "true or false"),
-        ("CLEW_ATTRIBUTE_SETS", "0", "a whole number from 1 to 100000"),
+        ("CLEW_CARDINALITY_LIMIT", "0", "a whole number from 1 to 100000"),
         ("CLEW_SHUTDOWN_TIMEOUT", "nan", "a number of seconds from 0 to 3600"),
         ("CLEW_SPAN", "true", "perhaps CLEW_SPANS"),
     ],
@@ -388,8 +388,8 @@ def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(name: st
     ],
 )
 def test_a_number_is_written_as_programs_write_them(text: str, number: float) -> None:
-    read = load(CLEW_SHUTDOWN_TIMEOUT=text, CLEW_LOGS_SLOW=text, CLEW_LOGS_SHARE=text)
-    assert (read.shutdown_timeout, read.logs_slow, read.logs_share) == (number, number, number)
+    read = load(CLEW_SHUTDOWN_TIMEOUT=text, CLEW_LOGS_SLOW=text, CLEW_LOGS_SAMPLE_RATIO=text)
+    assert (read.shutdown_timeout, read.logs_slow, read.logs_sample_ratio) == (number, number, number)
     sampler = load(OTEL_TRACES_SAMPLER="traceidratio", OTEL_TRACES_SAMPLER_ARG=text)
     assert float(sampler.sampler_argument or "nan") == number
 
@@ -401,7 +401,7 @@ def test_what_is_no_number_is_none(text: str) -> None:
 
 
 def test_a_small_number_in_code_stays_what_it_is() -> None:
-    assert load_settings({}, logs_share=1e-12, logs_slow=1e-11).logs_share == 1e-12
+    assert load_settings({}, logs_sample_ratio=1e-12, logs_slow=1e-11).logs_sample_ratio == 1e-12
 
 
 @pytest.mark.parametrize(
@@ -452,8 +452,8 @@ def test_a_traceback_names_the_error_as_users_do() -> None:
     ("name", "value", "allowed"),
     [
         ("spans", "true", "True or False"),
-        ("attribute_sets", True, "a whole number from 1"),
-        ("attribute_sets", 2.5, "a whole number from 1"),
+        ("cardinality_limit", True, "a whole number from 1"),
+        ("cardinality_limit", 2.5, "a whole number from 1"),
         ("shutdown_timeout", math.nan, "a number of seconds from 0 to 3600"),
         ("shutdown_timeout", -1, "a number of seconds from 0 to 3600"),
         ("shutdown_timeout", "3", "a number of seconds from 0 to 3600"),
@@ -503,10 +503,10 @@ def test_all_problems_are_told_at_once_and_each_once() -> None:
         "CLEW_SPANS": "x",
     }
     with pytest.raises(ConfigurationError) as caught:
-        load_settings(environ, attribute_sets=0)
+        load_settings(environ, cardinality_limit=0)
     error = caught.value
     assert isinstance(error, ValueError)
-    assert {problem.name for problem in error.problems} == {*environ, "configure(attribute_sets=…)"}
+    assert {problem.name for problem in error.problems} == {*environ, "configure(cardinality_limit=…)"}
     assert len(error.problems) == 5
     assert str(error).startswith("5 wrong settings:\n  ")
     assert all(str(problem) in str(error) for problem in error.problems)
@@ -520,7 +520,7 @@ def test_not_strict_says_all_in_one_text_and_takes_wrong_ones_for_unset(caplog: 
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://own:4318/x",
         "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "zip",
         "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
-        "CLEW_ATTRIBUTE_SETS": "many",
+        "CLEW_CARDINALITY_LIMIT": "many",
         "CLEW_NO_SUCH_THING": "1",
     }
     settings = load_settings(environ, strict=False)
@@ -528,11 +528,11 @@ def test_not_strict_says_all_in_one_text_and_takes_wrong_ones_for_unset(caplog: 
     assert settings.metrics_otlp.endpoint == "http://localhost:4318/v1/metrics"
     assert settings.logs_otlp.endpoint == "http://own:4318/x"
     assert settings.logs_otlp.compression == "gzip"
-    assert settings.attribute_sets == 100
+    assert settings.cardinality_limit == 100
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.name == "clew"
-    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "LOGS_COMPRESSION", "CLEW_ATTRIBUTE_SETS", "CLEW_NO_SUCH_THING"):
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "LOGS_COMPRESSION", "CLEW_CARDINALITY_LIMIT", "CLEW_NO_SUCH_THING"):
         assert name in record.getMessage()
 
 
@@ -546,7 +546,7 @@ def test_whether_to_be_strict_is_a_setting_like_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("attribute_sets", 0), ("spans", "x"), ("resource", 3), ("strict", "false"), ("strict", 0)]
+    ("name", "value"), [("cardinality_limit", 0), ("spans", "x"), ("resource", 3), ("strict", "false"), ("strict", 0)]
 )
 def test_a_wrong_keyword_argument_raises_without_being_strict_too(name: str, value: object) -> None:
     said = problems({"CLEW_STRICT": "false", "CLEW_SPANS": "x"}, **{name: value})

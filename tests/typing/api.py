@@ -375,7 +375,7 @@ clew.configure(
     expected=(OutOfStockError, "django.http.Http404"),
     measure="shop.orders:*,shop.db:query",
     spans=True,
-    attribute_sets=50,
+    cardinality_limit=50,
     max_export_bytes=1_000_000,
     zero_points=False,
     shutdown_timeout=1.5,
@@ -390,8 +390,8 @@ clew.configure(span=True)  # type: ignore[call-arg]
 clew.configure(spans="yes")  # type: ignore[arg-type]
 clew.configure(expected=int)  # type: ignore[arg-type]
 clew.configure(strict="no")  # type: ignore[arg-type]
-clew.configure(logs="interesting", logs_slow=0.5, logs_share=0.01, logs_canonical=True)
-clew.configure(logs_share="all")  # type: ignore[arg-type]
+clew.configure(logs="interesting", logs_slow=0.5, logs_sample_ratio=0.01, logs_canonical=True)
+clew.configure(logs_sample_ratio="all")  # type: ignore[arg-type]
 clew.configure(resource="shop")  # type: ignore[arg-type]
 
 try:

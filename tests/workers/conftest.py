@@ -20,7 +20,7 @@ from lifetime.receiver import points
 from real_parts import Program, environment_without_settings, free_port, listens, show_logs
 
 from clew import diagnostics
-from clew.request import policy
+from clew.policy import policy
 
 
 @pytest.hookimpl(hookwrapper=True)

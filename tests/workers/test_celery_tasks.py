@@ -18,7 +18,8 @@ from recorded import Recorded
 
 import clew
 from clew import by_name
-from clew.request import is_valid, policy
+from clew.policy import policy
+from clew.propagation.ids import is_valid
 
 pytest.importorskip("celery", reason="celery is not installed")
 

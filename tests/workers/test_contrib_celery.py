@@ -15,7 +15,8 @@ from recorded import Recorded
 
 import clew
 from clew import diagnostics
-from clew.request import is_valid, policy
+from clew.policy import policy
+from clew.propagation.ids import is_valid
 
 pytest.importorskip("celery", reason="celery is not installed")
 pytest.importorskip("opentelemetry.instrumentation.celery", reason="opentelemetry-instrumentation-celery is missing")

@@ -10,7 +10,8 @@ from recorded import Recorded
 from workers.conftest import needs
 
 import clew
-from clew.request import is_valid, policy
+from clew.policy import policy
+from clew.propagation.ids import is_valid
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from clew import forks
 from clew.delivery.destination import Destination, Kind, count_lost
 from clew.delivery.exporting import (
     PunctualExporter,
@@ -28,7 +27,8 @@ from clew.delivery.exporting import (
     restart_exporter,
 )
 from clew.delivery.worker import LONGEST_WAIT, Occasion, Order, Worker, deadlines
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
+from clew.interpreter import forks
 
 if TYPE_CHECKING:
     from clew.delivery.internal_metrics import ProcessorMetrics
@@ -96,12 +96,12 @@ class Batches(Generic[Item]):
         forks.notice()
         if self._worker.closing is not None:
             self._drop("already_shutdown")
-            say_once(("closed", self.kind), "%s that come after the shutdown are dropped", self.kind)
+            warn_once(("closed", self.kind), "%s that come after the shutdown are dropped", self.kind)
             return
         waiting = len(self._queue)
         if waiting >= self._queue_size:
             self._drop("queue_full")
-            say_once(
+            warn_once(
                 ("full", self.kind),
                 "%s are dropped: the queue of %d is full; they come faster than %s takes them",
                 self.kind,

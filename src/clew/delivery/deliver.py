@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from clew.delivery.worker import Occasion, Order, Worker, deadlines
-from clew.diagnostics import logger, say_once
+from clew.diagnostics import logger, warn_once
 
 
 @runtime_checkable
@@ -94,7 +94,7 @@ def _warn(timeout: float, missing: list[str]) -> None:
 
 
 def _say(part: Part, error: Exception) -> None:
-    say_once(("part", part.kind), "%s: unexpected %s: %s", part.kind, type(error).__name__, error)
+    warn_once(("part", part.kind), "%s: unexpected %s: %s", part.kind, type(error).__name__, error)
 
 
 class _Foreign:

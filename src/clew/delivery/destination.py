@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from clew.diagnostics import count, counts, logger, say_once
+from clew.diagnostics import count, counts, logger, warn_once
 
 Kind = Literal["metric points", "spans", "log records"]
 
@@ -172,7 +172,7 @@ class Destination:
         self.reason = self.reason or "no answer came in time"
 
     def _say_refused(self, refused: int, number: int, reason: str) -> None:
-        say_once(
+        warn_once(
             ("rejected", self.kind, self.label),
             "%s took %d of %d %s and refused the rest: %s; refusals that follow are counted and not said",
             self.label,

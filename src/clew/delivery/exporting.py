@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from opentelemetry.metrics import MeterProvider
 
 from clew.delivery.worker import in_thread
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 
 
 @runtime_checkable
@@ -68,12 +68,12 @@ def close_exporter(exporter: Any, deadline: float) -> None:
         try:
             exporter.shutdown()
         except Exception as error:
-            say_once(("exporter", name), "%s did not shut down: %s: %s", name, type(error).__name__, error)
+            warn_once(("exporter", name), "%s did not shut down: %s: %s", name, type(error).__name__, error)
 
     if isinstance(exporter, PunctualExporter):
         close()
     elif not run_until(close, deadline):
-        say_once(("exporter", name), "%s did not shut down in time", name)
+        warn_once(("exporter", name), "%s did not shut down in time", name)
 
 
 def run_until(target: Callable[[], None], deadline: float) -> bool:

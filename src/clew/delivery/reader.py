@@ -12,7 +12,6 @@ from opentelemetry.context import get_current
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricReader, MetricsData
 
-from clew.binding import bind
 from clew.delivery.destination import Destination, Kind, Stakes, count_lost
 from clew.delivery.exporting import (
     PunctualExporter,
@@ -24,7 +23,8 @@ from clew.delivery.exporting import (
 )
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
 from clew.delivery.zeros import ZeroPoints, add_zeros
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
+from clew.interpreter.current_context import bind
 
 
 def count_points(data: MetricsData) -> int:
@@ -198,7 +198,7 @@ class PeriodicReader(MetricReader):
             self.collect(timeout_millis=max(1.0, (deadline - time.monotonic()) * 1000))
         except Exception as error:
             self._trouble = f"not collected: {type(error).__name__}: {error}"
-            say_once(("collect", type(error)), "metrics were %s", self._trouble)
+            warn_once(("collect", type(error)), "metrics were %s", self._trouble)
             return False
         if self._zeros is not None:
             self._zeros.collected(began)

@@ -17,8 +17,8 @@ from opentelemetry.context import (
     set_value,
 )
 
-from clew.binding import bind
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
+from clew.interpreter.current_context import bind
 
 Occasion = Literal["interval", "full", "flush", "close"]
 
@@ -192,7 +192,7 @@ class Worker:
             self._working_before = None
             return self._work(occasion, deadline)
         except BaseException as error:  # the thread has to go on, whatever an exporter of the application raises
-            say_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)
+            warn_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)
             return False
         finally:
             working.release()

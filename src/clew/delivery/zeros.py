@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from clew.attributes import key_of
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 
 _MILLISECOND = 1_000_000
 """In nanoseconds: Prometheus keeps milliseconds, and of two points in one it keeps the first."""
@@ -248,5 +248,5 @@ def add_zeros(zeros: ZeroPoints, data: MetricsData) -> MetricsData:
     try:
         return zeros.added(data)
     except Exception as error:
-        say_once("zero points", "Zero points could not be added: %s: %s", type(error).__name__, error)
+        warn_once("zero points", "Zero points could not be added: %s: %s", type(error).__name__, error)
         return data

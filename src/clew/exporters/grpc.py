@@ -11,12 +11,12 @@ import grpc
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from clew import forks
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
 from clew.exporters.road import Answer
+from clew.interpreter import forks
+from clew.interpreter.weak import WeakCollection
 from clew.settings import OtlpSettings
-from clew.weak import WeakCollection
 
 _SERVICES = {
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status
 
-from clew.nearest import nearest_number, nearest_value, text_of
+from clew.any_value import nearest_number, nearest_value, text_of
 
 T = TypeVar("T")
 

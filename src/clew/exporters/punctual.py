@@ -26,8 +26,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.poolmanager import ProxyManager
 from urllib3.util.connection import create_connection
 
-from clew import forks
 from clew.delivery.worker import in_thread
+from clew.interpreter import forks
 
 _PIECE = 16_384
 """How many bytes are written at a time: a record of TLS."""

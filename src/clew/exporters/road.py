@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clew.delivery.destination import UndeliveredError
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC
 
@@ -196,7 +196,7 @@ class Road:
             sending.missing = min(refused, sending.part.items)
             sending.reason, sending.refused = reason or "it gave no reason", True
         elif reason:
-            say_once(
+            warn_once(
                 ("told", self.settings.label, reason), "%s took everything, and says: %r", self.settings.label, reason
             )
 

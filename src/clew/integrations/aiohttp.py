@@ -15,14 +15,14 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, Literal, TypeVar, cast
 
-from clew.integrations.everywhere import patch
-from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations.measured import AIOHTTP, Measurers, aiohttp_measures
-from clew.integrations.onward import pass_on
-from clew.integrations.served import Served, in_no_request, is_served
-from clew.propagator import CARRIER_KEY, CarrierCell
-from clew.redirects import redirect_target
+from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations._shared.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.other_instrumentations import AIOHTTP, Measurers, aiohttp_measures
+from clew.integrations._shared.outgoing import inject
+from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served
+from clew.propagation.propagator import CARRIER_KEY, CarrierCell
+from clew.propagation.redirects import redirect_target
 
 try:
     _aiohttp: Any = import_module("aiohttp")
@@ -148,7 +148,7 @@ class _Middleware:
                 return await handler(request)
         _make_known(request)
         request_id = self._incoming.choose(request.headers.get)
-        served = Served(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
+        served = ServerRequest(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
         measurement = self._measured(request, inspect.currentframe())
         response: Any = None
         error: BaseException | None = None
@@ -222,7 +222,7 @@ class _Inside:
 
 def _end(
     measurement: HttpMeasurement,
-    served: Served,
+    served: ServerRequest,
     request: Any,
     status: int | None,
     error: BaseException | None,
@@ -295,9 +295,9 @@ def _instrument_session(session: Any) -> None:
 
 
 async def _before_call(_session: Any, _context: Any, call: Any) -> None:
-    pass_on(call.headers, str(call.url))
+    inject(call.headers, str(call.url))
 
 
 async def _before_redirect(_session: Any, _context: Any, call: Any) -> None:
     """The same headers go on to where the response points."""
-    pass_on(call.headers, redirect_target(call.url, call.response))
+    inject(call.headers, redirect_target(call.url, call.response))

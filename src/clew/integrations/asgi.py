@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from opentelemetry.context import get_current
 
-from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations.routes import route_template
-from clew.integrations.served import Served, in_no_request, is_served, leave_other_of_connection
-from clew.propagator import CARRIER_KEY
+from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations._shared.incoming import RequestIdOptions, check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.routes import route_template
+from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served, leave_other_of_connection
+from clew.propagation.propagator import CARRIER_KEY
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -135,7 +135,7 @@ class _Call:
     _is_disconnected = False
     _measurement: HttpMeasurement | None = None
 
-    def __init__(self, options: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, options: RequestIdOptions, scope: Scope, receive: Receive, send: Send) -> None:
         self._incoming = options
         self._scope = scope
         self._receive = receive
@@ -145,7 +145,7 @@ class _Call:
             scope["headers"] = list(given or ())
         self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
-        self._served = Served(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
+        self._served = ServerRequest(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
         self._served.serve(scope.get("client"))
         self._is_followed = self._served.is_followed
 

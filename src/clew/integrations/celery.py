@@ -21,11 +21,7 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
-from clew.binding import Variable
-from clew.hosts import Target
-from clew.locks import renew_in_child
-from clew.request import policy
-from clew.task_runs import (
+from clew.integrations._shared.task_runs import (
     TaskRun,
     end_process,
     exception_types_of,
@@ -35,6 +31,10 @@ from clew.task_runs import (
     stamp,
     target_of_host,
 )
+from clew.interpreter.current_context import Variable
+from clew.interpreter.locks import renew_in_child
+from clew.policy import policy
+from clew.propagation.hosts import Target
 
 try:
     import_module("celery")
@@ -166,7 +166,7 @@ def _run_of(task: Any, name: str, request: dict[str, Any]) -> TaskRun:
     header = policy.header
     if request.get("is_eager"):
         headers = dict(request.get("headers") or {})
-        run = TaskRun(name, found=headers.get(header), is_on_the_spot=True, expected=expected)
+        run = TaskRun(name, found=headers.get(header), is_eager=True, expected=expected)
         request["headers"] = {**headers, header: run.request_id}
     else:
         delivery: dict[str, Any] = request.get("delivery_info") or {}

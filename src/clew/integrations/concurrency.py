@@ -19,9 +19,10 @@ from typing import Any
 
 from opentelemetry.context import Context, get_current
 
-from clew.binding import bind
-from clew.locks import renew_in_child
-from clew.request import cell_in, request, request_id, with_cell
+from clew._request import request
+from clew.interpreter.current_context import bind
+from clew.interpreter.locks import renew_in_child
+from clew.propagation.cell import cell_in, request_id, with_cell
 
 __all__ = ["instrument", "uninstrument"]
 

@@ -25,14 +25,14 @@ from typing import Any, TypeVar
 
 from opentelemetry.context import get_current
 
-from clew.binding import bind
 from clew.integrations import asgi, wsgi
-from clew.integrations.everywhere import default_of, has_none_by_default, patch
-from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations.incoming import check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations.measured import Measurers
-from clew.integrations.served import Carrier, Served, in_no_request, is_served
-from clew.propagator import bound_cell
+from clew.integrations._shared.auto_instrument import default_of, has_none_by_default, patch
+from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations._shared.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.other_instrumentations import Measurers
+from clew.integrations._shared.server_request import Carrier, ServerRequest, in_no_request, is_served
+from clew.interpreter.current_context import bind
+from clew.propagation.propagator import bound_cell
 
 try:
     import_module("django")
@@ -220,11 +220,11 @@ class RequestMiddleware:
         _tell(request)
         return response
 
-    def begin(self, request: Any) -> tuple[str, Served, HttpMeasurement | None]:
+    def begin(self, request: Any) -> tuple[str, ServerRequest, HttpMeasurement | None]:
         """Bind the request, and begin to measure it."""
         name = self._incoming.choose(request.headers.get)
         carrier = _carrier(request)
-        served = Served(name, carrier, carrier.get("headers"))
+        served = ServerRequest(name, carrier, carrier.get("headers"))
         return name, served, self._measurement(request)
 
     def _measurement(self, request: Any) -> HttpMeasurement | None:

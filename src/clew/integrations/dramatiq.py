@@ -12,11 +12,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clew.binding import Variable
-from clew.hosts import Target
-from clew.integrations.everywhere import patch
-from clew.request import policy, request_id
-from clew.task_runs import (
+from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.task_runs import (
     TaskRun,
     exception_types_of,
     not_handled,
@@ -26,6 +23,10 @@ from clew.task_runs import (
     stamp,
     target_of_host,
 )
+from clew.interpreter.current_context import Variable
+from clew.policy import policy
+from clew.propagation.cell import request_id
+from clew.propagation.hosts import Target
 
 try:
     import_module("dramatiq")

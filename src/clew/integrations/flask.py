@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Literal, TypeVar, cast
 
-from clew.integrations.everywhere import default_of, patch
+from clew.integrations._shared.auto_instrument import default_of, patch
 from clew.integrations.wsgi import Environ, RequestMiddleware, StartResponse
 
 try:

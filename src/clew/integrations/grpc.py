@@ -24,13 +24,13 @@ from typing import Any
 from opentelemetry.context import get_current
 
 from clew.failures import error_type_of
-from clew.integrations.everywhere import patch
-from clew.integrations.incoming import Incoming, ignored, incoming, is_ignored
-from clew.integrations.rpc_metrics import RpcInstrument
-from clew.integrations.served import Served, in_no_request
-from clew.interruptions import Suppressed
-from clew.propagator import CarrierCell, RawHeaders
-from clew.request import cell_in
+from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.incoming import RequestIdOptions, ignored, incoming, is_ignored
+from clew.integrations._shared.rpc_metrics import RpcInstrument
+from clew.integrations._shared.server_request import ServerRequest, in_no_request
+from clew.interpreter.interruptions import Suppressed
+from clew.propagation.cell import cell_in
+from clew.propagation.propagator import CarrierCell, RawHeaders
 
 try:
     import grpc
@@ -182,7 +182,7 @@ class _Options:
 
     def __init__(self, *, ignore: Any, metrics: Any, **options: Any) -> None:
         owner = f"{__name__}.server_interceptor"
-        self.incoming: Incoming = incoming(owner, expose=False, **options)
+        self.incoming: RequestIdOptions = incoming(owner, expose=False, **options)
         self._ignore = ignored(owner, ignore)
         if metrics is not True and metrics is not False:
             raise ValueError(f"{owner}: metrics takes True or False, not {metrics!r}")
@@ -267,7 +267,7 @@ class _Call(AbstractContextManager[None]):
         self._method = str(details.method).lstrip("/")
         self._context = context
         self._metadata = [(str(key), value) for key, value in details.invocation_metadata or ()]
-        self._served: Served | None = None
+        self._served: ServerRequest | None = None
         self._time_allowed: float | None = None
 
     def __enter__(self) -> None:
@@ -276,7 +276,7 @@ class _Call(AbstractContextManager[None]):
             return
         options = self._options
         self._request_id = options.incoming.choose(self._read)
-        self._served = Served(self._request_id, None, raw)
+        self._served = ServerRequest(self._request_id, None, raw)
         with Suppressed():
             self._time_allowed = self._context.time_remaining()
         self._measurement = _instrument.begin("grpc", self._method) if options.metrics else None

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 
-from clew.diagnostics import say_once
-from clew.hosts import Target, is_allowed, target_of_url
-from clew.interruptions import Suppressed
-from clew.request import policy, request_id
+from clew.diagnostics import warn_once
+from clew.interpreter.interruptions import Suppressed
+from clew.policy import policy
+from clew.propagation.cell import request_id
+from clew.propagation.hosts import Target, is_allowed, target_of_url
 
 _KEY = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
 
@@ -30,7 +31,7 @@ def key_of(name: str) -> str | None:
     key = name.lower()
     if is_key(key):
         return key
-    say_once(("metadata", key), "The header %s can be no name in gRPC's metadata; no request ID goes there", name)
+    warn_once(("metadata", key), "The header %s can be no name in gRPC's metadata; no request ID goes there", name)
     return None
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from clew.integrations.everywhere import patch
-from clew.integrations.onward import pass_on
+from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.outgoing import inject
 
 try:
     import httpx
@@ -68,8 +68,8 @@ def _hook_for(client: object) -> Callable[..., Any]:
 
 
 def _hook(request: httpx.Request) -> None:
-    pass_on(request.headers, str(request.url))
+    inject(request.headers, str(request.url))
 
 
 async def _async_hook(request: httpx.Request) -> None:
-    pass_on(request.headers, str(request.url))
+    inject(request.headers, str(request.url))

@@ -30,15 +30,17 @@ from opentelemetry.context import (
     get_current,
 )
 
-from clew.binding import Variable
-from clew.canonical import LOGGER as CANONICAL
-from clew.diagnostics import count, say_once
-from clew.integrations.holding import Later, is_taken, size_of
-from clew.integrations.log_translation import OWN_FIELDS, message_of, snapshot, translate
-from clew.interruptions import is_called_amid, let_through
-from clew.locks import renew_in_child
+from clew.diagnostics import count, warn_once
+from clew.interpreter.current_context import Variable
+from clew.interpreter.interruptions import is_called_amid, let_through
+from clew.interpreter.locks import renew_in_child
+from clew.logs.canonical import LOGGER as CANONICAL
+from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.translation import OWN_FIELDS, message_of, snapshot, translate
 from clew.metrics import sdk
-from clew.request import policy, remembered_request_id, request_id
+from clew.policy import policy
+from clew.propagation.cell import request_id
+from clew.propagation.ids import remembered_request_id
 
 SERVER_LOGGERS = frozenset(
     {
@@ -180,7 +182,7 @@ def _say_not_sent(trouble: Exception) -> None:
         del trouble  # in whose traceback this frame is now: it would keep itself alive
         raise
     count("log.not_sent")
-    say_once(
+    warn_once(
         ("log.not_sent", type(trouble).__name__),
         "A log record could not be sent: %s: %s (said once; each one is counted)",
         type(trouble).__name__,

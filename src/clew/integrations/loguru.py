@@ -22,8 +22,10 @@ from typing import Any
 
 from opentelemetry.context import get_current
 
-from clew.integrations.holding import Later, is_taken, size_of
-from clew.request import policy, remembered_request_id, request_id
+from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.policy import policy
+from clew.propagation.cell import request_id
+from clew.propagation.ids import remembered_request_id
 
 try:
     import_module("loguru")

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from clew.integrations.everywhere import patch
-from clew.integrations.onward import pass_on
+from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.outgoing import inject
 
 try:
     import requests
@@ -66,7 +66,7 @@ def _with_request_id(send: Callable[..., requests.Response]) -> Callable[..., re
 
 def _add_to(request: requests.PreparedRequest) -> None:
     if request.url is not None and request.headers is not None:  # pyright: ignore[reportUnnecessaryComparison]
-        pass_on(request.headers, request.url)
+        inject(request.headers, request.url)
 
 
 def uninstrument(session: requests.Session) -> None:

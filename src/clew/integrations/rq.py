@@ -14,10 +14,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from clew.binding import Variable
-from clew.locks import renew_in_child
-from clew.request import policy
-from clew.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
+from clew.integrations._shared.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
+from clew.interpreter.current_context import Variable
+from clew.interpreter.locks import renew_in_child
+from clew.policy import policy
 
 try:
     import_module("rq")
@@ -80,7 +80,7 @@ def _create_with_request(cls: Any, /, *args: Any, **options: Any) -> Any:
 @functools.wraps(_perform_job)
 def _perform_job_in_request(self: Any, job: Any, /, *args: Any, **options: Any) -> Any:
     """Wrap all that a worker does for a job; in the process forked for it, nothing comes after that."""
-    run = _made(lambda: _run_of(job, is_on_the_spot=False))
+    run = _made(lambda: _run_of(job, is_eager=False))
     try:
         if run is None:
             return _perform_job(self, job, *args, **options)
@@ -103,7 +103,7 @@ def _perform_in_run(self: Any) -> Any:
         _next_body.set(None)
         _import_function_of(self)
         return following[1].call(_perform, self)
-    run = _made(lambda: _run_of(self, is_on_the_spot=True))  # of a queue with is_async=False
+    run = _made(lambda: _run_of(self, is_eager=True))  # of a queue with is_async=False
     if run is None:
         return _perform(self)
     with run:
@@ -134,13 +134,13 @@ def _made(make: Callable[[], TaskRun]) -> TaskRun | None:
         return None
 
 
-def _run_of(job: Any, *, is_on_the_spot: bool) -> TaskRun:
+def _run_of(job: Any, *, is_eager: bool) -> TaskRun:
     meta: dict[str, Any] = job.meta or {}
-    enqueued_at = None if is_on_the_spot else job.enqueued_at
+    enqueued_at = None if is_eager else job.enqueued_at
     return TaskRun(
         job.func_name or "rq.job",
         found=meta.get(policy.header),
-        is_on_the_spot=is_on_the_spot,
+        is_eager=is_eager,
         due_at=None if enqueued_at is None else enqueued_at.timestamp(),
         queue=job.origin or None,
     )

@@ -12,8 +12,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
+from clew.integrations._shared.auto_instrument import default_of
 from clew.integrations.asgi import ASGIApp, Receive, RequestMiddleware, Scope, Send
-from clew.integrations.everywhere import default_of
 
 try:
     from starlette.applications import Starlette

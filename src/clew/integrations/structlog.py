@@ -21,9 +21,11 @@ from typing import Any, cast
 
 from opentelemetry.context import get_current
 
-from clew.integrations.holding import Later, is_taken, size_of
-from clew.integrations.log_translation import snapshot
-from clew.request import policy, remembered_request_id, request_id
+from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.translation import snapshot
+from clew.policy import policy
+from clew.propagation.cell import request_id
+from clew.propagation.ids import remembered_request_id
 
 try:
     import_module("structlog")

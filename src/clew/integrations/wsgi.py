@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from opentelemetry.context import Context, get_current
 
-from clew.binding import bind
-from clew.integrations.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations.incoming import Incoming, check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations.served import Served, in_no_request, is_served
-from clew.propagator import CARRIER_KEY
+from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
+from clew.integrations._shared.incoming import RequestIdOptions, check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served
+from clew.interpreter.current_context import bind
+from clew.propagation.propagator import CARRIER_KEY
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -137,7 +137,9 @@ class _Call:
         "_status",
     )
 
-    def __init__(self, options: Incoming, environ: Environ, start_response: StartResponse, route_of: Route) -> None:
+    def __init__(
+        self, options: RequestIdOptions, environ: Environ, start_response: StartResponse, route_of: Route
+    ) -> None:
         self._incoming = options
         self._environ = environ
         self._start_response = start_response
@@ -150,7 +152,7 @@ class _Call:
         self._measurement: HttpMeasurement | None = None
         self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
-        self._served = Served(self._request_id, environ)
+        self._served = ServerRequest(self._request_id, environ)
 
     def _header(self, name: str) -> str | None:
         value = self._environ.get(_environ_key(name))

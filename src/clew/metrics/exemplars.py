@@ -19,8 +19,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
 from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
-from clew.diagnostics import count, say_once
-from clew.request import policy, request_id_in
+from clew.diagnostics import count, warn_once
+from clew.policy import policy
+from clew.propagation.cell import request_id_in
 
 LABEL_BUDGET = 128
 """Characters that the names and values of an exemplar's labels may have together, by OpenMetrics."""
@@ -34,19 +35,19 @@ _MOST_SAMPLED = 4
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
 """Under which the Context has the current span."""
 
-REQUEST_LINK = 2
-SPAN_LINK = 1
+HAS_REQUEST = 2
+HAS_SPAN = 1
 
 
-def links_in(context: Context) -> int:
+def identifiers_in(context: Context) -> int:
     """Tell what a measurement made in `context` leads to: a request (2), a sampled span (1), both (3), nothing (0).
 
     A span that is not sampled is stored nowhere, so it leads nowhere.
     """
-    links = 0 if request_id_in(context) is None else REQUEST_LINK
+    links = 0 if request_id_in(context) is None else HAS_REQUEST
     span = context.get(SPAN_KEY)
     if span is not None and get_current_span(context).get_span_context().trace_flags.sampled:
-        links |= SPAN_LINK
+        links |= HAS_SPAN
     return links
 
 
@@ -57,10 +58,10 @@ class RequestExemplarFilter(ExemplarFilter):
         self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
     ) -> bool:
         """Tell whether `context` has a request ID or a sampled span."""
-        return links_in(context) != 0
+        return identifiers_in(context) != 0
 
 
-class Kept:
+class ExemplarCandidate:
     """A measurement that may become an exemplar; `bucket` is where it stands in a shard."""
 
     __slots__ = ("attributes", "bucket", "links", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
@@ -77,15 +78,15 @@ class Kept:
         self.bucket = bucket
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
-        self.links = links_in(context)
+        self.links = identifiers_in(context)
         self.request_id = request_id_in(context)
         self.trace_id: int | None = None
         self.span_id: int | None = None
-        if self.links & SPAN_LINK:
+        if self.links & HAS_SPAN:
             span = get_current_span(context).get_span_context()
             self.trace_id, self.span_id = span.trace_id, span.span_id
 
-    def outranks(self, other: Kept | None) -> bool:
+    def outranks(self, other: ExemplarCandidate | None) -> bool:
         """Tell whether this one is kept rather than `other`: larger; or else better linked; or else earlier."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
@@ -102,7 +103,7 @@ class Kept:
                 left -= needed
             else:  # only where CLEW_REQUEST_ID_ATTRIBUTE has made the name longer
                 count("exemplar.request_id.dropped")
-                say_once(
+                warn_once(
                     "exemplar.request_id.dropped",
                     "A request ID of %d characters does not fit on exemplars beside the name %s: together they may "
                     "have %d",
@@ -132,7 +133,7 @@ class LargestReservoir(ExemplarReservoir):
 
     def __init__(self, boundaries: Sequence[float] = (), **_: Any) -> None:
         self._boundaries = boundaries
-        self._held: dict[int, Kept] = {}
+        self._held: dict[int, ExemplarCandidate] = {}
         self._lock = threading.Lock()
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
@@ -140,8 +141,8 @@ class LargestReservoir(ExemplarReservoir):
         index = bisect_left(self._boundaries, value)
         with self._lock:
             held = self._held.get(index)
-            if held is None or value > held.value or (value == held.value and links_in(context) > held.links):
-                self._held[index] = Kept(value, time_unix_nano, attributes, context)
+            if held is None or value > held.value or (value == held.value and identifiers_in(context) > held.links):
+                self._held[index] = ExemplarCandidate(value, time_unix_nano, attributes, context)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplars in order of their buckets, and begin anew."""
@@ -154,13 +155,13 @@ class NewestReservoir(ExemplarReservoir):
     """Keeps the newest measurement, which is the one that a gauge shows."""
 
     def __init__(self, **_: Any) -> None:
-        self._held: Kept | None = None
+        self._held: ExemplarCandidate | None = None
         self._lock = threading.Lock()
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
         """Keep the measurement."""
         with self._lock:
-            self._held = Kept(value, time_unix_nano, attributes, context)
+            self._held = ExemplarCandidate(value, time_unix_nano, attributes, context)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplar, if there is one, and begin anew."""
@@ -177,14 +178,14 @@ class SpreadReservoir(ExemplarReservoir):
         self._begin()
 
     def _begin(self) -> None:
-        self._largest: list[Kept] = []  # smallest first
-        self._newest: Kept | None = None
-        self._sampled: list[Kept] = []
+        self._largest: list[ExemplarCandidate] = []  # smallest first
+        self._newest: ExemplarCandidate | None = None
+        self._sampled: list[ExemplarCandidate] = []
         self._seen = 0
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
         """Keep the measurement as the newest, and perhaps longer."""
-        kept = Kept(value, time_unix_nano, attributes, context)
+        kept = ExemplarCandidate(value, time_unix_nano, attributes, context)
         with self._lock:
             self._newest = kept
             self._seen += 1

@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.context import Context
 
 from clew.attributes import Key, clean, key_of
-from clew.diagnostics import count, say_once
+from clew.diagnostics import count, warn_once
 from clew.metrics import sdk
 
 Attributes = Mapping[str, Any]
@@ -50,7 +50,7 @@ def limited(record: Record, name: str, limit: int = sdk.CARDINALITY_LIMIT) -> Re
     def record_limited(value: float, attributes: Attributes | None = None, context: Context | None = None) -> None:
         if not fits(attributes):
             count("attributes.overflow")
-            say_once(
+            warn_once(
                 ("attributes.overflow", name),
                 "The instrument %s has more than %d attribute sets; further ones are measured as one, marked %s",
                 name,

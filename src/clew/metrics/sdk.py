@@ -78,11 +78,12 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
-from clew import forks, reentry
-from clew.diagnostics import count, say_once
-from clew.interruptions import let_through
+from clew.any_value import nearest_finite
+from clew.diagnostics import count, warn_once
+from clew.interpreter import forks
+from clew.interpreter.interruptions import let_through
+from clew.metrics import reentry
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
-from clew.nearest import nearest_finite
 
 if TYPE_CHECKING:
     from clew.metrics.streams import Plan
@@ -172,7 +173,7 @@ def replace_views(
         if exemplar_filter is not None:
             config.exemplar_filter = exemplar_filter
     except AttributeError as error:
-        say_once("config file", "Exemplars have no request IDs with OTEL_CONFIG_FILE, the SDK has changed: %s", error)
+        warn_once("config file", "Exemplars have no request IDs with OTEL_CONFIG_FILE, the SDK has changed: %s", error)
 
 
 def on_meter_provider(callback: Callable[[ApiMeterProvider], None]) -> None:
@@ -209,7 +210,7 @@ def restart_metrics_in_child(provider: MeterProvider, identity: Resource) -> Non
         for reader in list(consumer._reader_storages):
             consumer.add_metric_reader(reader)  # gives the reader a storage, and all locks in it, anew
     except AttributeError as error:
-        say_once("fork", "A forked child could not begin from zero, the SDK has changed: %s", error)
+        warn_once("fork", "A forked child could not begin from zero, the SDK has changed: %s", error)
 
 
 def renew_locks(provider: ApiMeterProvider, *, with_storages: bool = True) -> None:
@@ -437,7 +438,7 @@ def _plain(measurement: Any) -> Any:
         let_through(error)
         name = getattr(measurement.instrument, "name", "")
         count("measurement.ignored")
-        say_once(("measurement", "", name), "A measurement of %s was ignored: %s", name, error)
+        warn_once(("measurement", "", name), "A measurement of %s was ignored: %s", name, error)
         return None
 
 

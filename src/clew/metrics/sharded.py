@@ -17,14 +17,14 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Met
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from clew.attributes import Key, Value
-from clew.diagnostics import say_once
-from clew.interruptions import begins_at_once, let_through
+from clew.diagnostics import warn_once
+from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics import sdk
-from clew.metrics.exemplars import REQUEST_LINK, SPAN_KEY, Kept, RequestExemplarFilter, links_in
+from clew.metrics.deferred import settle
+from clew.metrics.exemplars import HAS_REQUEST, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
-from clew.metrics.shards import NEVER, Keep, Layout, OperationLocal, Page, Series
+from clew.metrics.shards import NEVER, Interval, Keep, Layout, OperationLocal, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
-from clew.owed import settle
 
 
 class ShardedInstrument:
@@ -82,7 +82,7 @@ class ShardedInstrument:
         plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
         known = set(self.bounds)
         if plans is None or any(not known.issuperset(plan.bounds or ()) for plan in plans):
-            say_once(
+            warn_once(
                 ("reader added later", self._instrument.name),
                 "A metric reader that was added after clew.configure() wants %s aggregated otherwise than it is kept; "
                 "give it to configure() as metric_readers=[…]. It gets the buckets that are there",
@@ -114,7 +114,7 @@ class ShardedInstrument:
         """Return the operations that the series belong to."""
         return [operation for operation in list(self._series) if operation is not None]
 
-    def share_out(self) -> dict[ShardedOperation, int]:
+    def distribute(self) -> dict[ShardedOperation, int]:
         """Take what all shards have grown by, and give it to the streams of all readers.
 
         Returns:
@@ -272,7 +272,7 @@ class ShardedRecorder:
 
     def _share_out(self) -> None:
         for instrument in self._instruments:
-            ran = instrument.share_out()
+            ran = instrument.distribute()
             if ran and self._operations is not None:
                 self._operations[1].add(ran)
 
@@ -284,7 +284,7 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
     """
     should_sample = None if type(exemplar_filter) is RequestExemplarFilter else exemplar_filter.should_sample
 
-    def keep(page: Page, index: int, value: float, context: Context | None) -> None:
+    def keep(page: Interval, index: int, value: float, context: Context | None) -> None:
         try:
             if context is None:
                 context = get_current()
@@ -294,24 +294,24 @@ def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
                 for kept in page.kept:
                     if kept.bucket == index:
                         best = kept.links
-                        if best == REQUEST_LINK and SPAN_KEY not in context:
+                        if best == HAS_REQUEST and SPAN_KEY not in context:
                             return
-            links = links_in(context)
+            links = identifiers_in(context)
             if value == largest[index] and links <= best:
                 return
             if links if should_sample is None else should_sample(value, 0, None, context):
-                page.keep(Kept(value, time.time_ns(), None, context, index))
+                page.keep(ExemplarCandidate(value, time.time_ns(), None, context, index))
                 if largest is blank:
                     largest = page.largest = blank.copy()
                 largest[index] = value
         except Exception as error:  # a Context that is none, given by the caller
             let_through(error)
-            say_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
+            warn_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 
     return keep
 
 
-def _keep_nothing(page: Page, index: int, value: float, context: Context | None) -> None:
+def _keep_nothing(page: Interval, index: int, value: float, context: Context | None) -> None:
     """Keep no measurement, for a filter that lets none through: an infinite one asks."""
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 
 from clew.attributes import Key, Value
-from clew.interruptions import begins_at_once, let_through
-from clew.metrics.exemplars import Kept
+from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.metrics.exemplars import ExemplarCandidate
 
 if TYPE_CHECKING:
     from clew.metrics.sharded import ShardedOperation
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NEVER = math.inf
 """More than any value that is measured."""
 
-Keep = Callable[["Page", int, float, "Context | None"], None]
+Keep = Callable[["Interval", int, float, "Context | None"], None]
 """Keeps a measurement (index of the bucket, value, Context or None for the current one) if it leads somewhere."""
 
 
@@ -52,7 +52,7 @@ class Layout:
         self.zeros = [0] * len(blank)
 
 
-class Page:
+class Interval:
     """What a shard has seen since the last collection.
 
     `largest` is what the measurements that were kept are, bucket by bucket; until there is one it is the instrument's
@@ -65,9 +65,9 @@ class Page:
         self.low: float = NEVER
         self.high: float = -NEVER
         self.largest = blank
-        self.kept: Sequence[Kept] = ()
+        self.kept: Sequence[ExemplarCandidate] = ()
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: ExemplarCandidate) -> None:
         """Keep a measurement as the largest of its bucket, in the place of the one that was."""
         others = self.kept
         self.kept = [kept] if not others else [*(other for other in others if other.bucket != kept.bucket), kept]
@@ -86,15 +86,15 @@ class Shard:
         self.abandoned = 0
         self.counts = layout.zeros.copy()
         self.total: float = 0
-        self.page = Page(layout.blank)
+        self.page = Interval(layout.blank)
         # of the collection alone: the page that it has taken away last, and what it has read of it
-        self.previous: tuple[Page, float, float, Sequence[Kept]] | None = None
+        self.previous: tuple[Interval, float, float, Sequence[ExemplarCandidate]] | None = None
 
 
 _BY_BUCKET = attrgetter("bucket")
 
 
-class Grown:
+class Delta:
     """What the shards of a series hold together, and what that has grown by since the last collection.
 
     Attributes:
@@ -118,10 +118,10 @@ class Grown:
         self.counts: list[int] | None = None
         self.low: float = NEVER
         self.high: float = -NEVER
-        self.kept: Sequence[Kept] = ()
+        self.kept: Sequence[ExemplarCandidate] = ()
         self._added: list[int] | None = None
 
-    def keep(self, kept: Sequence[Kept]) -> None:
+    def keep(self, kept: Sequence[ExemplarCandidate]) -> None:
         """Keep the measurements of one more page, where they are the largest of their buckets."""
         if self.kept:
             self.kept = largest_of_each_bucket([*self.kept, *kept])
@@ -142,14 +142,16 @@ class Grown:
         return self._added
 
 
-def largest_of_each_bucket(kept: Iterable[Kept], bucket_of: Sequence[int] | None = None) -> Sequence[Kept]:
+def largest_of_each_bucket(
+    kept: Iterable[ExemplarCandidate], bucket_of: Sequence[int] | None = None
+) -> Sequence[ExemplarCandidate]:
     """Return the measurements that outrank all others of their bucket, in the order of the buckets.
 
     Args:
         kept: Measurements with the bucket of the shard that each was in.
         bucket_of: Which bucket each bucket of a shard is a part of, where they are finer.
     """
-    best: dict[int, Kept] = {}
+    best: dict[int, ExemplarCandidate] = {}
     for one in kept:
         bucket = one.bucket if bucket_of is None else bucket_of[one.bucket]
         if one.outranks(best.get(bucket)):
@@ -260,7 +262,7 @@ class Series:
         """How many runs have begun in this series, wherever they have ended."""
         return sum([shard.started for shard in self.shards.copy()])
 
-    def grown(self) -> Grown | None:
+    def grown(self) -> Delta | None:
         """Take what the shards have grown by; None where nothing has happened. Called by one collection at a time.
 
         How many runs have `ended` here since the series was made is known afterwards.
@@ -281,7 +283,7 @@ class Series:
             self.ended = sum(counts) + abandoned
         if not has_grown and all(shard.previous is None for shard in shards):
             return None
-        grown = Grown()
+        grown = Delta()
         if has_grown:  # a sum that came too late for its count is taken with the next one
             grown.counts, grown.seen_counts = counts, seen_counts
             grown.total, grown.seen_total = total, self._seen_total
@@ -290,7 +292,7 @@ class Series:
             self._turn_page(shard, grown)
         return grown
 
-    def _turn_page(self, shard: Shard, grown: Grown) -> None:
+    def _turn_page(self, shard: Shard, grown: Delta) -> None:
         """Read the page of a shard and put a fresh one in its place.
 
         Its thread may still be writing on the page that is taken away, so that is read again the next time.
@@ -308,7 +310,7 @@ class Series:
         low, high, kept = page.low, page.high, page.kept
         if high == -NEVER:
             return
-        shard.page = Page(self.layout.blank)
+        shard.page = Interval(self.layout.blank)
         shard.previous = page, low, high, kept
         if low < grown.low:
             grown.low = low

@@ -23,10 +23,10 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 
+from clew.any_value import nearest_number
 from clew.attributes import Key, Value, key_of
-from clew.metrics.exemplars import Kept
-from clew.metrics.shards import Grown, Series, largest_of_each_bucket
-from clew.nearest import nearest_number
+from clew.metrics.exemplars import ExemplarCandidate
+from clew.metrics.shards import Delta, Series, largest_of_each_bucket
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
@@ -62,7 +62,7 @@ class _Point:
         self.total: float = 0
         self.low: float = math.inf
         self.high: float = -math.inf
-        self.kept: Sequence[Kept] = ()
+        self.kept: Sequence[ExemplarCandidate] = ()
 
     def exemplars(self) -> list[Exemplar]:
         """Return the exemplars of the interval, and begin anew."""
@@ -89,7 +89,7 @@ class _Stream:
         self._of: dict[Any, _Point] = {}
         self._shared: dict[Key, _Point] = {}
 
-    def _grown(self, series: Series, grown: Grown) -> _Point | None:
+    def _grown(self, series: Series, grown: Delta) -> _Point | None:
         """Return the point of a series, with the exemplars that came; None for what is of an interval gone by."""
         point = self._of.get(series)
         if point is None:
@@ -151,7 +151,7 @@ class HistogramStream(_Stream):
         super().__init__(plan, [*(bisect_left(own, bound) for bound in bounds), len(own)] if is_finer else None)
         self._zeros = [0] * (len(own) + 1)
 
-    def add(self, series: Series, grown: Grown) -> None:
+    def add(self, series: Series, grown: Delta) -> None:
         """Add what a series has grown by."""
         point = self._grown(series, grown)
         if point is None:
@@ -207,7 +207,7 @@ class SumStream(_Stream):
         super().__init__(plan)
         self._is_monotonic = is_monotonic
 
-    def add(self, series: Series, grown: Grown) -> None:
+    def add(self, series: Series, grown: Delta) -> None:
         """Add what a series has grown by."""
         point = self._grown(series, grown)
         if point is not None and grown.counts is not None:

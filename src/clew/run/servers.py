@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from clew.integrations import asgi, wsgi
-from clew.integrations.everywhere import has_own, patch
+from clew.integrations._shared.auto_instrument import has_own, patch
 from clew.lifetime import attend_sigterm
 
 

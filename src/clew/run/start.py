@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 
 if TYPE_CHECKING:
     import logging
@@ -50,7 +50,7 @@ def begin() -> None:
             _initialize_contrib()
         configure()
     except Exception as error:
-        say_once("begin", "The program starts without telemetry: %s: %s", type(error).__name__, error)
+        warn_once("begin", "The program starts without telemetry: %s: %s", type(error).__name__, error)
 
 
 def _initialize_contrib() -> None:

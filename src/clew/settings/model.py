@@ -10,11 +10,11 @@ from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
-from clew.diagnostics import say_once
+from clew.diagnostics import warn_once
 from clew.settings import values
 from clew.settings.otlp import GRPC, HTTP, OtlpSettings, Signal, otlp_settings
 from clew.settings.own import OWN_SETTINGS, find_unknown, read_own
-from clew.settings.problems import ConfigurationError, Reading, UnfitError, shown
+from clew.settings.problems import ConfigurationError, InvalidValueError, SettingsReader, shown
 from clew.settings.resource import read_resource
 
 OTLP_PROTOCOLS = {"otlp": None, "otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
@@ -100,9 +100,9 @@ class Settings:
     spans: bool
     logs: str
     logs_slow: float
-    logs_share: float
+    logs_sample_ratio: float
     logs_canonical: bool
-    attribute_sets: int
+    cardinality_limit: int
     max_export_bytes: int
     zero_points: bool
     shutdown_timeout: float
@@ -125,7 +125,7 @@ def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
     if unknown:
         allowed = ", ".join((*OWN_SETTINGS, "resource", *_GIVEN))
         raise TypeError(f"no settings: {', '.join(unknown)}; clew.configure() takes {allowed}")
-    reading = Reading(environ)
+    reading = SettingsReader(environ)
     config_file = reading.take("OTEL_CONFIG_FILE", _readable, None)
     if config_file is not None:
         reading.leave_out(_ignored_with_a_file)
@@ -175,9 +175,9 @@ def load_settings(environ: Mapping[str, str], **overrides: Any) -> Settings:
         error = ConfigurationError(reading.problems)
         if settings.strict or any(problem.name not in environ for problem in reading.problems):
             raise error
-        say_once(("settings", str(error)), "%s\nthese are treated as unset", error)
+        warn_once(("settings", str(error)), "%s\nthese are treated as unset", error)
     for note in reading.notes:
-        say_once(("settings", note), "%s", note)
+        warn_once(("settings", note), "%s", note)
     return settings
 
 
@@ -189,7 +189,7 @@ def _ignored_with_a_file(name: str) -> bool:
     return name.startswith("OTEL_") and name not in ("OTEL_CONFIG_FILE", "OTEL_SDK_DISABLED")
 
 
-def _given_resource(reading: Reading, given: Any) -> Resource | Mapping[str, Any] | None:
+def _given_resource(reading: SettingsReader, given: Any) -> Resource | Mapping[str, Any] | None:
     if given is None or isinstance(given, Resource):
         return given
     if isinstance(given, Mapping):
@@ -199,7 +199,7 @@ def _given_resource(reading: Reading, given: Any) -> Resource | Mapping[str, Any
     return None
 
 
-def _exporters(reading: Reading, signal: Signal) -> tuple[str, ...]:
+def _exporters(reading: SettingsReader, signal: Signal) -> tuple[str, ...]:
     parse = _names_of(f"opentelemetry_{signal}_exporter", _EXPORTERS, otlp_once=True)
     default: tuple[str, ...] = ("otlp",)
     return reading.take(f"OTEL_{signal.upper()}_EXPORTER", parse, default)
@@ -222,24 +222,24 @@ def _names_of(group: str, known: tuple[str, ...], *, otlp_once: bool = False) ->
             if name not in known:
                 installed = {point.name for point in entry_points(group=group)}
                 if name not in installed:
-                    raise UnfitError(f"a list of {', '.join(sorted(installed.union(known)))}")
+                    raise InvalidValueError(f"a list of {', '.join(sorted(installed.union(known)))}")
             found[name] = None
         if not found or ("none" in found and len(found) > 1):
-            raise UnfitError(f"a list of {', '.join(known)} and other installed ones; none only by itself")
+            raise InvalidValueError(f"a list of {', '.join(known)} and other installed ones; none only by itself")
         if otlp_once and len(OTLP_PROTOCOLS.keys() & found.keys()) > 1:
-            raise UnfitError(f"one of {', '.join(OTLP_PROTOCOLS)} at a time")
+            raise InvalidValueError(f"one of {', '.join(OTLP_PROTOCOLS)} at a time")
         return tuple(name for name in found if name != "none")
 
     return parse
 
 
-def _propagators(reading: Reading) -> tuple[str, ...] | None:
+def _propagators(reading: SettingsReader) -> tuple[str, ...] | None:
     unset: tuple[str, ...] | None = None
     parse: Callable[[str], tuple[str, ...] | None] = _names_of("opentelemetry_propagator", _PROPAGATORS)
     return reading.take("OTEL_PROPAGATORS", parse, unset)
 
 
-def _sampler(reading: Reading) -> tuple[str, str | None]:
+def _sampler(reading: SettingsReader) -> tuple[str, str | None]:
     default = "parentbased_always_on"
 
     def parse(text: str) -> str:
@@ -247,7 +247,7 @@ def _sampler(reading: Reading) -> tuple[str, str | None]:
         if name not in _SAMPLERS:
             installed = {point.name for point in entry_points(group="opentelemetry_traces_sampler")}
             if name not in installed:
-                raise UnfitError(f"one of {', '.join(sorted(installed.union(_SAMPLERS)))}")
+                raise InvalidValueError(f"one of {', '.join(sorted(installed.union(_SAMPLERS)))}")
         return name
 
     sampler = reading.take("OTEL_TRACES_SAMPLER", parse, default)
@@ -259,7 +259,7 @@ def _sampler(reading: Reading) -> tuple[str, str | None]:
     return sampler, reading.text("OTEL_TRACES_SAMPLER_ARG")
 
 
-def _batch(reading: Reading, prefix: str, delay: float) -> BatchSettings:
+def _batch(reading: SettingsReader, prefix: str, delay: float) -> BatchSettings:
     positive = values.whole_number(1)
     queue_size = reading.take(f"{prefix}_MAX_QUEUE_SIZE", positive, 2048)
     name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
@@ -275,7 +275,7 @@ def _batch(reading: Reading, prefix: str, delay: float) -> BatchSettings:
     )
 
 
-def _limits(reading: Reading) -> Limits:
+def _limits(reading: SettingsReader) -> Limits:
     def number(name: str, default: Any) -> Any:
         return reading.take(f"OTEL_{name}_LIMIT", values.whole_number(0), default)
 
@@ -299,4 +299,4 @@ def _readable(path: str) -> str | None:
             return os.path.abspath(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UnfitError(f"a file that can be read ({reason})") from None
+        raise InvalidValueError(f"a file that can be read ({reason})") from None

@@ -11,7 +11,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from clew.settings import values
-from clew.settings.problems import Reading, UnfitError, masked_pairs, masked_url, shown
+from clew.settings.problems import InvalidValueError, SettingsReader, masked_pairs, masked_url, shown
 
 Signal = Literal["metrics", "traces", "logs"]
 GRPC = "grpc"
@@ -59,7 +59,7 @@ class OtlpSettings:
 
 
 def otlp_settings(
-    reading: Reading, signal: Signal, protocol: str | None = None, max_export_bytes: int = MAX_EXPORT_BYTES
+    reading: SettingsReader, signal: Signal, protocol: str | None = None, max_export_bytes: int = MAX_EXPORT_BYTES
 ) -> OtlpSettings:
     """Read one signal's settings: its own variables win over the general ones. `protocol` given is not read."""
 
@@ -79,7 +79,7 @@ def otlp_settings(
                 endpoint, insecure = _grpc_target(value)
             else:
                 endpoint, insecure = _http_url(value, None if name == own else signal)
-        except UnfitError as unfit:
+        except InvalidValueError as unfit:
             reading.wrong(name, masked_url(value), str(unfit))
             continue
         break
@@ -115,14 +115,14 @@ def otlp_settings(
     )
 
 
-def _timeout(reading: Reading, names: tuple[str, str]) -> float:
+def _timeout(reading: SettingsReader, names: tuple[str, str]) -> float:
     """Milliseconds by the specification, but under 100 they are seconds, as the Python exporters read them."""
 
     def parser(name: str) -> Callable[[str], float]:
         def parse(text: str) -> float:
             try:
                 number = values.decimal(0, values.MOST)(text)
-            except UnfitError:
+            except InvalidValueError:
                 number = math.nan
             if 0 < number < _SECONDS_BELOW:
                 reading.note(
@@ -151,9 +151,9 @@ def _http_url(value: str, signal: Signal | None) -> tuple[str, bool | None]:
         url = urlsplit(value)
         fit = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
     except ValueError:
-        raise UnfitError(_URL) from None
+        raise InvalidValueError(_URL) from None
     if not fit or any(not "!" <= letter <= "~" for letter in value) or url.fragment:
-        raise UnfitError(_URL)
+        raise InvalidValueError(_URL)
     if signal is not None:
         url = url._replace(path=f"{url.path.rstrip('/')}/v1/{signal}")
     return urlunsplit(url), url.scheme == "http"
@@ -167,18 +167,18 @@ def _grpc_target(value: str) -> tuple[str, bool | None]:
         url, insecure = _http_url(value, None)
         parts = urlsplit(url)
         if parts.path not in ("", "/") or parts.query or "@" in parts.netloc:
-            raise UnfitError(f"{_TARGET}; over gRPC there is no path, and a password goes into the headers")
+            raise InvalidValueError(f"{_TARGET}; over gRPC there is no path, and a password goes into the headers")
         return parts.netloc, insecure
     match = _BARE_TARGET.fullmatch(value)
     if not match or (match["port"] and not 1 <= int(match["port"]) <= 65535):
-        raise UnfitError(_TARGET)
+        raise InvalidValueError(_TARGET)
     return value, None
 
 
 def _credential_provider(name: str) -> str | None:
     installed = sorted(point.name for point in entry_points(group=CREDENTIAL_PROVIDERS))
     if name not in installed:
-        raise UnfitError(", ".join(installed) or f"an entry point of {CREDENTIAL_PROVIDERS}; none is installed")
+        raise InvalidValueError(", ".join(installed) or f"an entry point of {CREDENTIAL_PROVIDERS}; none is installed")
     return name
 
 
@@ -189,7 +189,7 @@ def _pem_file(path: str) -> str | None:
             content = file.read(1_000_000)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UnfitError(f"a file that can be read ({reason})") from None
+        raise InvalidValueError(f"a file that can be read ({reason})") from None
     if b"-----BEGIN " not in content:
-        raise UnfitError("a file in PEM format (there is no -----BEGIN in it)")
+        raise InvalidValueError("a file in PEM format (there is no -----BEGIN in it)")
     return path

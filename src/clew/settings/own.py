@@ -13,7 +13,7 @@ from opentelemetry.sdk import environment_variables as sdk
 
 from clew.settings import values
 from clew.settings.otlp import MAX_EXPORT_BYTES
-from clew.settings.problems import Reading, UnfitError, shown
+from clew.settings.problems import InvalidValueError, SettingsReader, shown
 
 PREFIX = "CLEW_"
 
@@ -38,9 +38,9 @@ class OwnArguments(TypedDict, total=False):
     spans: bool | None
     logs: str | None
     logs_slow: float | None
-    logs_share: float | None
+    logs_sample_ratio: float | None
     logs_canonical: bool | None
-    attribute_sets: int | None
+    cardinality_limit: int | None
     max_export_bytes: int | None
     zero_points: bool | None
     shutdown_timeout: float | None
@@ -49,7 +49,7 @@ class OwnArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class OwnSetting:
-    """`parse` reads the text of its variable, `check` takes a keyword argument; both may raise `UnfitError`."""
+    """`parse` reads the text of its variable, `check` takes a keyword argument; both may raise `InvalidValueError`."""
 
     name: str
     default: Any
@@ -71,7 +71,7 @@ def _text(parse: Callable[[str], Any]) -> Callable[[object], Any]:
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise UnfitError("True or False")
+        raise InvalidValueError("True or False")
     return value
 
 
@@ -113,12 +113,12 @@ def _exceptions(value: Any) -> tuple[ExceptionOrName | Judging, ...]:
         elif isinstance(item, str):
             try:
                 found.extend(values.exception_names(item))
-            except UnfitError:
-                raise UnfitError(allowed) from None
+            except InvalidValueError:
+                raise InvalidValueError(allowed) from None
         elif callable(item) and not isinstance(item, type):
             found.append(item)
         else:
-            raise UnfitError(allowed)
+            raise InvalidValueError(allowed)
     return tuple(dict.fromkeys(found))
 
 
@@ -144,9 +144,9 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("spans", False, values.boolean),
         _setting("logs", "all", values.one_of("all", "interesting")),
         _setting("logs_slow", 1.0, values.decimal(0, 86_400, "seconds"), int, float),
-        _setting("logs_share", 0.0, values.decimal(0, 1), int, float),
+        _setting("logs_sample_ratio", 0.0, values.decimal(0, 1), int, float),
         _setting("logs_canonical", False, values.boolean),
-        _setting("attribute_sets", 100, _sets, int),
+        _setting("cardinality_limit", 100, _sets, int),
         _setting("max_export_bytes", MAX_EXPORT_BYTES, values.whole_number(1), int),
         _setting("zero_points", True, values.boolean),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),
@@ -155,7 +155,7 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
 }
 
 
-def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def read_own(reading: SettingsReader, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Read every setting; a keyword argument that is given (not None) wins over the variable."""
     read: dict[str, Any] = {}
     for name, setting in OWN_SETTINGS.items():
@@ -164,12 +164,12 @@ def read_own(reading: Reading, overrides: Mapping[str, Any]) -> dict[str, Any]:
         if given is not None:
             try:
                 read[name] = setting.check(given)
-            except UnfitError as unfit:
+            except InvalidValueError as unfit:
                 reading.wrong(f"configure({name}=…)", shown(given), str(unfit))
     return read
 
 
-def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
+def find_unknown(reading: SettingsReader, environ: Mapping[str, str]) -> None:
     """Find variables that are none, mistyped as a rule, once all others have been read.
 
     One that is named like ours is a problem; of a standard one that is nearly one it is only said, since there are
@@ -184,7 +184,7 @@ def find_unknown(reading: Reading, environ: Mapping[str, str]) -> None:
         reading.wrong(name, "no setting", f"perhaps {near[0]}; all of them: {', '.join(known)}")
 
 
-def _find_nearly_standard(reading: Reading, environ: Mapping[str, str]) -> None:
+def _find_nearly_standard(reading: SettingsReader, environ: Mapping[str, str]) -> None:
     read = {name for name in reading.asked if name.startswith(_STANDARD)}
     others = [value for module in (api, sdk) for name, value in vars(module).items() if name.startswith(_STANDARD)]
     for name in sorted(environ):

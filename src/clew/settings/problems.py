@@ -12,7 +12,7 @@ _LONGEST_SHOWN = 120
 """In characters: of a longer value the beginning is shown."""
 
 
-class UnfitError(ValueError):
+class InvalidValueError(ValueError):
     """Raised by a parser; its text says what is allowed."""
 
 
@@ -69,7 +69,7 @@ def masked_url(value: object) -> str:
     return shown(f"{hidden}?***" if question else hidden)
 
 
-class Reading:
+class SettingsReader:
     """One reading of an environment: takes values out of it and remembers what was wrong with them.
 
     An empty value is an unset one, as the specification of the OpenTelemetry variables has it.
@@ -105,7 +105,7 @@ class Reading:
             if value is not None:
                 try:
                     return parse(value)
-                except UnfitError as unfit:
+                except InvalidValueError as unfit:
                     self.wrong(name, show(value), str(unfit))
         return default
 

@@ -19,9 +19,9 @@ from opentelemetry.sdk.resources import (
 )
 from opentelemetry.sdk.version import __version__ as sdk_version
 
-from clew.nearest import nearest_value, text_of
+from clew.any_value import nearest_value, text_of
 from clew.settings import values
-from clew.settings.problems import Reading, UnfitError, shown
+from clew.settings.problems import InvalidValueError, SettingsReader, shown
 
 SERVICE_NAME = "service.name"
 INSTANCE_ID = "service.instance.id"
@@ -43,7 +43,7 @@ class _Known(ResourceDetector):
         return Resource(dict(self._attributes))
 
 
-def read_resource(reading: Reading, given: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
+def read_resource(reading: SettingsReader, given: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
     """Build the resource; the second value tells whether the user chose ``service.instance.id``.
 
     From weak to strong: the SDK's own attributes, a new instance ID, `whereabouts` or the detectors that
@@ -120,7 +120,9 @@ def _detected(detectors: Sequence[ResourceDetector]) -> Resource:
     return get_aggregated_resources(detectors, _sdk_resource())
 
 
-def _detectors(reading: Reading, instance_id: str, from_environment: Mapping[str, str]) -> Sequence[ResourceDetector]:
+def _detectors(
+    reading: SettingsReader, instance_id: str, from_environment: Mapping[str, str]
+) -> Sequence[ResourceDetector]:
     known = {
         "service_instance": _Known({INSTANCE_ID: instance_id}),
         "otel": _Known(from_environment),
@@ -140,18 +142,18 @@ def _detectors(reading: Reading, instance_id: str, from_environment: Mapping[str
             continue
         try:
             detectors.append(_load(installed, name))
-        except UnfitError as unfit:
+        except InvalidValueError as unfit:
             reading.wrong(_DETECTORS, shown(name), str(unfit))
     return detectors
 
 
 def _load(installed: Mapping[str, Any], name: str) -> ResourceDetector:
     if name not in installed:
-        raise UnfitError(", ".join(["*", *sorted(installed)]))
+        raise InvalidValueError(", ".join(["*", *sorted(installed)]))
     try:
         detector = installed[name].load()()
     except Exception as error:
-        raise UnfitError(f"a detector that can be loaded (this one fails: {error!r})") from error
+        raise InvalidValueError(f"a detector that can be loaded (this one fails: {error!r})") from error
     if not isinstance(detector, ResourceDetector) or isinstance(detector, OTELResourceDetector):
-        raise UnfitError("the name of a resource detector")
+        raise InvalidValueError("the name of a resource detector")
     return detector

@@ -1,6 +1,6 @@
 """Parsers of single values, by the rules of the OpenTelemetry specification for environment variables.
 
-Each takes the text of a variable and returns its value, or raises `UnfitError` with what is allowed, and nothing else.
+Each takes the text of a variable and returns its value, or raises `InvalidValueError`, which says what is allowed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
-from clew.settings.problems import UnfitError
+from clew.settings.problems import InvalidValueError
 
 MOST = 2**31 - 1
 
@@ -30,7 +30,7 @@ def boolean(text: str) -> bool:
     """``true`` or ``false`` in any case, nothing else."""
     lower = text.lower()
     if lower not in ("true", "false"):
-        raise UnfitError("true or false")
+        raise InvalidValueError("true or false")
     return lower == "true"
 
 
@@ -39,7 +39,7 @@ def whole_number(least: int, most: int = MOST) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not _WHOLE.fullmatch(text) or not least <= int(text) <= most:
-            raise UnfitError(f"a whole number from {least} to {most}")
+            raise InvalidValueError(f"a whole number from {least} to {most}")
         return int(text)
 
     return parse
@@ -50,7 +50,7 @@ def decimal(least: float, most: float, unit: str = "") -> Callable[[str], float]
 
     def parse(text: str) -> float:
         if not _DECIMAL.fullmatch(text) or not least <= float(text) <= most:
-            raise UnfitError(f"a number{unit and f' of {unit}'} from {least:g} to {most:g}")
+            raise InvalidValueError(f"a number{unit and f' of {unit}'} from {least:g} to {most:g}")
         return float(text)
 
     return parse
@@ -59,14 +59,14 @@ def decimal(least: float, most: float, unit: str = "") -> Callable[[str], float]
 def interval(text: str) -> float:
     """Milliseconds, at least 1; seconds are returned."""
     if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MOST:
-        raise UnfitError(f"a whole number of milliseconds from 1 to {MOST}")
+        raise InvalidValueError(f"a whole number of milliseconds from 1 to {MOST}")
     return int(text) / 1000
 
 
 def timeout(text: str) -> float:
     """Milliseconds, where 0 means no limit; seconds are returned, infinity for no limit."""
     if not _WHOLE.fullmatch(text) or int(text) > MOST:
-        raise UnfitError(f"a whole number of milliseconds from 0 (no limit) to {MOST}")
+        raise InvalidValueError(f"a whole number of milliseconds from 0 (no limit) to {MOST}")
     return int(text) / 1000 or math.inf
 
 
@@ -75,7 +75,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text.lower() not in names:
-            raise UnfitError(", ".join(names))
+            raise InvalidValueError(", ".join(names))
         return text.lower()
 
     return parse
@@ -89,14 +89,14 @@ def listed(text: str) -> tuple[str, ...]:
 def header_name(text: str) -> str:
     """The name of an HTTP header: a token of RFC 9110."""
     if not _TOKEN.fullmatch(text) or len(text) > 100:
-        raise UnfitError("the name of an HTTP header: 1 to 100 letters, digits and !#$%&'*+-.^_`|~")
+        raise InvalidValueError("the name of an HTTP header: 1 to 100 letters, digits and !#$%&'*+-.^_`|~")
     return text
 
 
 def attribute_name(text: str) -> str:
     """The name of an attribute that is not one of `clew`'s own."""
     if not _ATTRIBUTE.fullmatch(text) or text in _RESERVED or text.startswith("otel."):
-        raise UnfitError(
+        raise InvalidValueError(
             "1 to 64 letters, digits, _ and ., beginning with a letter or _, "
             f"and none of {', '.join(_RESERVED)} or otel.*, which mean something else"
         )
@@ -107,7 +107,9 @@ def hosts(text: str) -> tuple[str, ...]:
     """Hosts that a request ID may go to, in lower case: ``host`` or ``.suffix``, each with an optional port."""
     found = listed(text)
     if not found or not all(map(_is_host, found)):
-        raise UnfitError("one or more hosts between commas, each an exact host or a .suffix, with an optional :port")
+        raise InvalidValueError(
+            "one or more hosts between commas, each an exact host or a .suffix, with an optional :port"
+        )
     return tuple(item.lower() for item in found)
 
 
@@ -125,7 +127,7 @@ def exception_names(text: str) -> tuple[str, ...]:
     """Dotted names of exception types, such as ``django.http.Http404``."""
     found = listed(text)
     if not found or not all(map(is_dotted, found)):
-        raise UnfitError("dotted names of exception types between commas, such as django.http.Http404,KeyError")
+        raise InvalidValueError("dotted names of exception types between commas, such as django.http.Http404,KeyError")
     return found
 
 
@@ -137,7 +139,7 @@ def measured_names(text: str) -> tuple[str, ...]:
         if not colon or not is_dotted(module) or not (name == "*" or is_dotted(name)):
             found = ()
     if not found:
-        raise UnfitError(
+        raise InvalidValueError(
             "module:name or module:* between commas, such as shop.orders:*,shop.db:query,shop.db:Store.get"
         )
     return found
@@ -145,11 +147,11 @@ def measured_names(text: str) -> tuple[str, ...]:
 
 def _decoded(text: str) -> str:
     if _BARE_PERCENT.search(text):
-        raise UnfitError("percent-encoded text: a percent sign itself is written %25")
+        raise InvalidValueError("percent-encoded text: a percent sign itself is written %25")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise UnfitError("percent-encoded UTF-8") from None
+        raise InvalidValueError("percent-encoded UTF-8") from None
 
 
 def _pairs(text: str) -> Iterable[tuple[str, str]]:
@@ -157,7 +159,7 @@ def _pairs(text: str) -> Iterable[tuple[str, str]]:
         name, equals, value = item.partition("=")
         if item.strip():
             if not equals or not name.strip():
-                raise UnfitError("name=value pairs between commas; a comma in a value is written %2C")
+                raise InvalidValueError("name=value pairs between commas; a comma in a value is written %2C")
             yield name.strip(), value.strip()
 
 
@@ -176,8 +178,10 @@ def headers(text: str) -> tuple[tuple[str, str], ...]:
     for name, value in _pairs(text):
         plain = value if _BARE_PERCENT.search(value) else _decoded(value)
         if not _TOKEN.fullmatch(name):
-            raise UnfitError("name=value pairs between commas, each name an HTTP header's")
+            raise InvalidValueError("name=value pairs between commas, each name an HTTP header's")
         if not _PRINTABLE.fullmatch(plain):
-            raise UnfitError("name=value pairs between commas, each value printable ASCII once it is percent-decoded")
+            raise InvalidValueError(
+                "name=value pairs between commas, each value printable ASCII once it is percent-decoded"
+            )
         found[name.lower()] = plain
     return tuple(found.items())

@@ -13,7 +13,7 @@ from opentelemetry.trace import get_current_span
 
 from clew.attributes import Key, Value
 from clew.metrics.recorder import OperationRecorder, PortableRecorder, SeriesRecorder
-from clew.request import request_id_in
+from clew.propagation.cell import request_id_in
 from clew.testing.tables import Counted, Listed, Number, attributes_text, rows, seconds_text
 from clew.testing.watch import RequestWatch
 

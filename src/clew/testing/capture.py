@@ -13,19 +13,19 @@ from typing import Any, cast
 from opentelemetry import propagate
 from opentelemetry.sdk._logs import LoggerProvider
 
-from clew import entries, pipeline
 from clew import telemetry as process
 from clew.integrations import logging
-from clew.log_records import RequestIdLogRecordProcessor
-from clew.providers import Given
-from clew.request import policy
+from clew.logs import tracking
+from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.operations import pipeline
+from clew.policy import policy
+from clew.providers.from_settings import ProviderArguments
+from clew.providers.signals import Signals, build, propagator
 from clew.settings import Settings, load_settings
-from clew.signals import Signals, build, propagator
 from clew.testing.telemetry import CapturedTelemetry, LogTap, active, tapped
 from clew.testing.watch import RequestWatch
 
 _NOT_IN_TESTS = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE")
-_POLICY = ("header", "attribute", "trust", "hosts")
 
 # the providers of tests whose application has none: built once, since OpenTelemetry's global ones are set once
 
@@ -39,7 +39,9 @@ def _own_signals() -> tuple[Settings, Signals]:
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_IN_TESTS}
     settings = load_settings(environ, strict=True)
     if _own is None:
-        _own = build(settings, Given(metric_readers=[], span_processors=[], log_processors=[LogTap()]), None)
+        _own = build(
+            settings, ProviderArguments(metric_readers=[], span_processors=[], log_processors=[LogTap()]), None
+        )
         tapped.add(_own.logger_provider)
     propagate.set_global_textmap(propagator(settings))
     process._set_policy(settings)
@@ -88,8 +90,8 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
 
 def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
     with process._lock:
-        before, pipeline_before, following_before = process._configured, pipeline.current, entries.current
-        policy_before = {name: getattr(policy, name) for name in _POLICY}
+        before, pipeline_before, following_before = process._configured, pipeline.current, tracking.current
+        policy_before = policy.snapshot()
         handler_before, propagator_before = logging._installed, propagate.get_global_textmap()
         arguments: Mapping[str, Any] = {}
         if before is not None and before._signals.enabled:
@@ -113,11 +115,10 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
             pipeline.use(None if is_over else pipeline_before)
             if pipeline.current is not None:
                 pipeline.current.is_open = True
-            entries.exchange(None if is_over else following_before)
+            tracking.exchange(None if is_over else following_before)
             if handler_before is None or is_over:
                 logging.uninstall()
             propagate.set_global_textmap(propagator_before)
-            for name, value in policy_before.items():
-                setattr(policy, name, value)
+            policy.restore(policy_before)
 
     return captured, restore

@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint, Sum
 
-from clew.request import policy
+from clew.policy import policy
 from clew.testing.tables import Amount, Listed, Number, attributes_text, rows
 
 _Key = tuple[str, str, tuple[tuple[str, Any], ...]]

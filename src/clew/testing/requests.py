@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from clew.request import policy
+from clew.policy import policy
 from clew.testing.calls import Calls
 from clew.testing.tables import Listed, attributes_text, seconds_text
 

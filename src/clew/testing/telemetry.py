@@ -19,14 +19,17 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from clew import entries, instruments, pipeline
+from clew import instruments
 from clew import telemetry as process
 from clew.delivery import deliver
-from clew.measure import sites
-from clew.providers import Given
-from clew.request import policy, request_id_in
+from clew.logs import tracking
+from clew.operations import pipeline
+from clew.operations.site import sites
+from clew.policy import policy
+from clew.propagation.cell import request_id_in
+from clew.providers.from_settings import ProviderArguments
+from clew.providers.signals import Signals
 from clew.settings import Settings, load_settings
-from clew.signals import Signals
 from clew.telemetry import Telemetry
 from clew.testing.asked import AskedNames
 from clew.testing.calls import Call, Calls, CapturingRecorder
@@ -224,7 +227,7 @@ class CapturedTelemetry(Telemetry):
 
     def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
         if arguments != self._arguments:
-            of_providers = {field.name for field in fields(Given)}
+            of_providers = {field.name for field in fields(ProviderArguments)}
             settings = {name: value for name, value in arguments.items() if name not in of_providers}
             self.settings = load_settings(os.environ, strict=True, **settings)
             self._arguments = arguments
@@ -237,7 +240,9 @@ class CapturedTelemetry(Telemetry):
     def record(self) -> None:
         """Let operations be recorded for this test, as the settings say; no log record is held in a test."""
         before = pipeline.current
-        entries.exchange(entries.Following(holding=None, canonical=True) if self.settings.logs_canonical else None)
+        tracking.exchange(
+            tracking.RequestTracking(holding=None, canonical=True) if self.settings.logs_canonical else None
+        )
         recorder = CapturingRecorder(self._signals.meter_provider, self._calls.append, self._watch)
         self._recorder = recorder
         pipeline.use(self._pipeline(recorder))

@@ -6,7 +6,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from clew.request import RequestCell, cell_in
+from clew.propagation.cell import RequestCell, cell_in
 
 _Cells: Any = RequestCell
 

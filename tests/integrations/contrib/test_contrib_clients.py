@@ -16,8 +16,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from serving import Address
 
 import clew
-from clew.propagator import RequestIdPropagator
-from clew.request import policy
+from clew.policy import policy
+from clew.propagation.propagator import RequestIdPropagator
 
 pytest.importorskip("opentelemetry.instrumentation.requests", reason="opentelemetry-instrumentation-* is not installed")
 

@@ -15,7 +15,7 @@ from opentelemetry import metrics, propagate, trace
 from recorded import Recorded
 
 import clew
-from clew.request import policy
+from clew.policy import policy
 
 pytest.importorskip("opentelemetry.instrumentation.aiohttp_server", reason="contrib is not installed")
 pytest.importorskip("opentelemetry.instrumentation.grpc", reason="contrib is not installed")

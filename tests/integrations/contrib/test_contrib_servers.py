@@ -22,7 +22,7 @@ from recorded import Recorded
 
 import clew
 from clew.integrations import asgi, wsgi
-from clew.spans import RequestIdSpanProcessor
+from clew.propagation.spans import RequestIdSpanProcessor
 
 pytest.importorskip("opentelemetry.instrumentation.asgi", reason="opentelemetry-instrumentation-* is not installed")
 

@@ -87,7 +87,7 @@ def _continues(line: str, margin: str) -> bool:
 
 def _package(file: str) -> str | None:
     """Return which library a file belongs to, None for the user's own."""
-    if file.startswith((_OURS, "<clew.")):  # and the text that `clew.short_way` compiles
+    if file.startswith((_OURS, "<clew.")):  # and the text that `clew.operations.fast_path` compiles
         return "clew"
     if found := _INSTALLED.search(file):
         return found["package"].removesuffix(".py")

@@ -1,0 +1,403 @@
+"""`clew.measure`: how long a function or a block takes, how often it runs, and how often it fails."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from time import perf_counter as clock
+from types import TracebackType, coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
+
+from clew.attributes import Computed, Value, clean_given, key_of
+from clew.diagnostics import count, warn_once
+from clew.failures import Checked, Expectation, expectation
+from clew.interpreter import forks
+from clew.interpreter.callables import alike, is_decorated
+from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.metrics.deferred import owe
+from clew.operations import pipeline
+from clew.operations.run import Run, begin
+from clew.operations.site import Site
+from clew.operations.wrappers import wrap
+
+if TYPE_CHECKING:
+    from clew.operations.bindings import Binding, BlockBinding
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound="classmethod[Any, Any, Any]")
+
+Attributes = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
+
+LONGEST_NAME = 255
+
+_NO_EXCEPTIONS: tuple[type[BaseException], ...] = ()
+
+
+class Measure:
+    """What `clew.measure(…)` makes: a decorator for any number of functions, or one block.
+
+    As a decorator it is shared by all calls, recursions and threads. As a block (``with``, ``async with``) it is
+    single-use, like the managers of `contextlib`.
+    """
+
+    __slots__ = ("_link", "_name", "_run", "_started")
+
+    _link: Binding | BlockBinding | None
+    _run: Run | None
+    _started: Any  # by `perf_counter`, 0 where the run knows; None before the block
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._link = None
+        self._started = None
+
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+    @overload
+    def __call__(self, function: M, /) -> M: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Decorate a function, coroutine function, generator function, method, classmethod or staticmethod."""
+        return self._decorate(function, None, (), None, None)
+
+    def _decorate(
+        self,
+        function: Any,
+        attributes: Attributes | None,
+        expected: Checked,
+        failed: Callable[[Any], object] | None,
+        span: bool | None,
+    ) -> Any:
+        if not is_decorated(function):
+            raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
+        name = self._name or checked_name(_qualified_name(function))
+
+        def decorate(called: Any) -> Any:
+            constant: dict[str, Value] = {}
+            compute: Computed | None = None
+            if callable(attributes):
+                compute = Computed(attributes, called, name)
+            elif attributes is not None:
+                constant = clean_given(attributes, name)
+            return wrap(called, Site(name, constant, compute, expected, failed, span))
+
+        return alike(function, decorate, self)
+
+    def __reduce__(self) -> Any:
+        return Measure, (self._name,)
+
+    def __enter__(self) -> Measure:
+        link = self._link
+        if link is None or self._started is not None or link.operation.pipeline is not pipeline.current:
+            if pipeline.current is None and self._started is None and self._name is not None:
+                self._started = 0
+                self._link = self._run = None
+            else:
+                self._enter_the_long_way()
+            return self
+        self._started = clock()
+        link.local.shard.started += 1  # last, since what a signal's handler raises before leaves nothing begun
+        return self
+
+    def _enter_the_long_way(self) -> None:
+        """Enter a block that was made before there was a link for its name, or under another pipeline."""
+        if self._started is not None:
+            self._refuse_again()
+        forks.notice()
+        current = pipeline.current
+        name = self._name
+        link = None if current is None or name is None else current.block_bindings.get(name)
+        if link is not None:
+            self._link = link
+            self._started = clock()
+            link.local.shard.started += 1
+            return
+        self._begin(current, None, (), None)
+        if current is not None and name is not None and name not in current.block_bindings:
+            current.add_block(name)
+
+    def _begin(
+        self,
+        current: pipeline.Pipeline | None,
+        attributes: Mapping[str, Any] | None,
+        expected: Checked,
+        span: bool | None,
+    ) -> None:
+        if self._name is None:
+            raise TypeError('A block has no name of its own: write `with clew.measure("its name"):`')
+        self._started = 0
+        self._link = self._run = None
+        if current is not None:
+            cleaned = {} if attributes is None else clean_given(attributes, self._name)
+            self._run = begin(current, self._name, cleaned, key_of(cleaned), expected, span=span)
+
+    def _refuse_again(self) -> NoReturn:
+        raise RuntimeError(
+            f"This clew.measure({self._name!r}) block has been entered before; a block is single-use: write "
+            f"`with clew.measure({self._name!r}):` each time"
+        )
+
+    @begins_at_once
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            link = self._link
+            if link is None:
+                if self._run is not None:
+                    self._run.end(error)
+                    self._run = None
+                return
+            seconds: float = clock() - self._started
+            shard = link.local.shard  # asked again, since a block may be left in another thread
+            if error is not None:
+                self._link = self._run = None
+                try:
+                    link.end(shard, seconds, error)
+                except RecursionError:  # no room on the stack
+                    owe((link.end_later, shard, seconds, type(error)))
+                return
+            index = bisect_left(shard.bounds, seconds)
+            self._link = self._run = None
+            shard.counts[index] += 1
+            shard.total += seconds
+            page = shard.page
+            if seconds < page.low:
+                page.low = seconds
+            if seconds > page.high:
+                page.high = seconds
+            if seconds >= page.largest[index]:
+                shard.series.layout.keep(page, index, seconds, None)
+        except BaseException as trouble:
+            link, ended = self._link, clock()
+            run = self._run if link is None else None
+            self._link = self._run = None
+            if link is not None:
+                owe((_end_later, link, ended - self._started, None if error is None else type(error)))
+            elif run is not None and (run.is_under_way or type(trouble) is RecursionError):
+                owe((run.end_later, ended, None if error is None else type(error)))
+            if type(trouble) is not RecursionError:  # for which there is room to be looked at
+                let_through(trouble)
+
+    async def __aenter__(self) -> Measure:
+        return self.__enter__()
+
+    @begins_at_once
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Awaitable[None]:
+        self.__exit__(kind, error, traceback)  # not once it is awaited: a coroutine may be dropped before it begins
+        return _DONE
+
+    def set(self, name: str, value: Any) -> None:
+        """Set an attribute of this run that has few values: it goes to the metric, the span and the log line.
+
+        Args:
+            name: The attribute's name. ``operation.name``, ``error.type``, ``request_id`` and ``otel.*`` are reserved;
+                a value for them is ignored, which is said once.
+            value: `str`, `bool`, `int`, `float` or a sequence of one of these; anything else becomes its `str`.
+        """
+        link = self._link if self._started is not None else None
+        if link is None:
+            self._tell("set", name, value)
+            return
+        try:
+            self._link = link.told(name, value)
+        except Exception as trouble:
+            let_through(trouble)
+            self._not_told("set", trouble)
+
+    def note(self, name: str, value: Any) -> None:
+        """Note a value of this run that may be any of many, such as an order's ID: to the span and the log line only.
+
+        Names and values are those of `set`.
+        """
+        self._tell("note", name, value)
+
+    def fail(self, reason: str = "_OTHER") -> None:
+        """Tell that this run has failed without an exception; `reason` (few values) becomes its ``error.type``."""
+        self._tell("fail", reason)
+
+    def _tell(self, what: str, *told: Any) -> None:
+        """Tell the run, for which it has to be one that can be told."""
+        try:
+            if self._started is None:
+                warn_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
+                return
+            link = self._link
+            if link is not None:
+                assert self._name is not None
+                attributes = dict(sorted(link.attributes.items()))
+                key = key_of(attributes)
+                run = Run(link.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started)
+                self._run, self._link, run.is_under_way = run, None, True  # at once, whatever interrupts
+            if self._run is not None:
+                getattr(self._run, what)(*told)
+        except Exception as trouble:
+            let_through(trouble)
+            self._not_told(what, trouble)
+
+    def _not_told(self, what: str, trouble: Exception) -> None:
+        count("attribute.ignored")
+        warn_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
+
+
+def _end_later(link: Binding | BlockBinding, seconds: float, kind: type[BaseException] | None) -> None:
+    link.end_later(link.local.shard, seconds, kind)
+
+
+def _nothing() -> Generator[Any, Any, None]:
+    return
+    yield
+
+
+_at_its_end: Any = coroutine(_nothing)()
+list(_at_its_end)
+_DONE: Awaitable[None] = _at_its_end
+"""What has been done when it is awaited: a generator at its end, which says so any number of times."""
+
+
+class _Given(Measure):
+    """A `Measure` that was given more than a name."""
+
+    __slots__ = ("_attributes", "_expected", "_failed", "_span")
+
+    def __init__(
+        self,
+        name: str | None,
+        attributes: Attributes | None,
+        expected: Checked,
+        failed: Callable[[Any], object] | None,
+        span: bool | None,
+    ) -> None:
+        super().__init__(name)
+        self._attributes = attributes
+        self._expected = expected
+        self._failed = failed
+        self._span = span
+
+    def __call__(self, function: Any, /) -> Any:
+        return self._decorate(function, self._attributes, self._expected, self._failed, self._span)
+
+    def __reduce__(self) -> Any:
+        return _Given, (self._name, self._attributes, self._expected, self._failed, self._span)
+
+    def __enter__(self) -> Measure:
+        if self._started is not None:
+            self._refuse_again()
+        attributes = self._attributes
+        if callable(attributes) or self._failed is not None:
+            given = "failed" if self._failed is not None else "a callable for attributes"
+            raise TypeError(
+                f"clew.measure({self._name!r}): {given} looks at a call, and a block has none; use m.set() and "
+                "m.fail() inside it"
+            )
+        self._begin(pipeline.current, attributes, self._expected, self._span)
+        return self
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it may name an operation: 1 to 255 printable characters; else raise a ValueError."""
+    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+        raise ValueError(
+            f"An operation's name has 1 to {LONGEST_NAME} printable characters, not {name[:80]!r} "
+            f"({len(name)} characters)"
+        )
+    if len(_checked) < _MOST_CHECKED:
+        _checked.add(name)
+    return name
+
+
+_new = object.__new__
+
+_checked: set[str] = set()
+"""Names that have been found fit, so that a block's name is not looked through each time."""
+
+_MOST_CHECKED = 4_096
+
+
+def _qualified_name(function: Any) -> str:
+    if isinstance(function, (staticmethod, classmethod)):
+        function = cast("Any", function).__func__
+    module = getattr(function, "__module__", None) or type(function).__module__
+    name = getattr(function, "__qualname__", None)
+    if name is None:  # a functools.partial, an object with __call__
+        return (
+            _qualified_name(function.func) if hasattr(function, "func") else f"{module}.{type(function).__qualname__}"
+        )
+    return f"{module}.{name}"
+
+
+@overload
+def measure(function: F, /) -> F: ...
+@overload
+def measure(function: M, /) -> M: ...
+@overload
+def measure(
+    name: str | None = None,
+    /,
+    *,
+    attributes: Attributes | None = None,
+    expected: Expectation = (),
+    failed: Callable[[Any], object] | None = None,
+    span: bool | None = None,
+) -> Measure: ...
+def measure(
+    name: Any = None,
+    /,
+    attributes: Attributes | None = None,
+    expected: Expectation = _NO_EXCEPTIONS,
+    failed: Callable[[Any], object] | None = None,
+    span: bool | None = None,
+) -> Any:
+    """Measure an operation: ``@clew.measure``, ``@clew.measure("checkout")``, ``with clew.measure("charge") as m:``.
+
+    Each run is recorded in the histogram ``operation.duration`` (seconds; attributes ``operation.name``, on failure
+    ``error.type``, and the user's own) and counted, while it runs, in ``operation.active``. The result, the exception
+    and the signature of what is measured stay as they are. Before `clew.configure()` nothing is recorded.
+
+    Args:
+        name: The operation's name, 1 to 255 printable characters; a decorated function's is ``module.qualname`` by
+            default. Few different ones: it is an attribute.
+        attributes: A mapping of attribute names to values (`str`, `bool`, `int`, `float` or sequences of one of these),
+            or, as a decorator, a callable that returns one. The callable names those of the function's parameters that
+            it wants; ``*args`` and ``**kwargs`` in it take what is left, without ``self``.
+        expected: An exception type, or a tuple of them, that may leave without being a failure; or a callable that
+            gets the exception and tells. One that raises means a failure.
+        failed: As a decorator: given the returned value it tells whether that is a failure; its `str` is the
+            ``error.type``, `True` stands for ``_OTHER``.
+        span: Whether each run also is a span; by default what ``CLEW_SPANS`` says.
+
+    Raises:
+        TypeError: An argument is of the wrong type, there is a function and something else, or the callable wants a
+            parameter the function has not.
+        ValueError: The name is empty, too long or not printable.
+    """
+    plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
+    if plain and type(name) is str:
+        current = pipeline.current
+        link = None if current is None else current.block_bindings.get(name)
+        if link is not None or name in _checked:
+            made = _new(Measure)  # without __init__, which costs a block 50 ns
+            made._name = name  # pyright: ignore[reportPrivateUsage]
+            made._link = link  # pyright: ignore[reportPrivateUsage]
+            made._started = None  # pyright: ignore[reportPrivateUsage]
+            return made
+    if name is not None and not issubclass(type(name), str):  # a proxy only passes for one
+        if is_decorated(name) or callable(name):
+            if not plain:
+                raise TypeError(f"clew.measure takes {name!r} alone; with more, write @clew.measure(…) above it")
+            return Measure(None)(cast("Any", name))
+        raise TypeError(f"clew.measure takes an operation's name or a function, not {name!r}")
+    if name is not None:
+        name = checked_name(str.__str__(name))
+    owner = "clew.measure" if name is None else f"clew.measure({name!r})"
+    if attributes is not None and not callable(attributes) and not isinstance(attributes, Mapping):
+        raise TypeError(f"{owner}: attributes takes a mapping or a callable, not {attributes!r}")
+    checked = expectation(expected, owner)
+    if failed is not None and not callable(failed):
+        raise TypeError(f"{owner}: failed takes a callable, not {failed!r}")
+    if span is not None and not isinstance(span, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{owner}: span takes True, False or None, not {span!r}")
+    if plain:
+        return Measure(name)
+    return _Given(name, attributes, checked, failed, span)

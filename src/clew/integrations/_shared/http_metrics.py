@@ -1,0 +1,247 @@
+"""The HTTP server metrics of the stable semantic conventions, for requests that nobody else measures.
+
+``http.server.request.duration`` (histogram, seconds) and ``http.server.active_requests`` (up-down counter, requests):
+OpenTelemetry instruments of the MeterProvider that `clew` records into, in shards where that one is `clew`'s own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from time import perf_counter
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from opentelemetry.context import Context
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.network_attributes import NETWORK_PROTOCOL_VERSION
+from opentelemetry.semconv.attributes.url_attributes import URL_SCHEME
+from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURATION
+from opentelemetry.semconv.schemas import Schemas
+
+from clew.__about__ import __version__
+from clew.diagnostics import count, warn_once
+from clew.failures import error_type_of
+from clew.integrations._shared.other_instrumentations import (
+    FLASK,
+    NOBODY,
+    Measurers,
+    fastapi_passes_by,
+    look_at_stack,
+    look_at_traceback,
+    look_inside,
+)
+from clew.interpreter.interruptions import let_through
+from clew.metrics import reentry
+from clew.operations import pipeline
+from clew.operations.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from clew.operations.bindings import InstrumentBinding
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""In seconds: the ones that the conventions advise."""
+
+_ACTIVE_REQUESTS = "http.server.active_requests"
+_METHODS = "CONNECT,DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT,TRACE"
+
+
+Record = Callable[[float, Mapping[str, str | int], Context | None], None]
+"""Takes a value, attributes, and a Context or None for the current one."""
+
+
+class HttpInstruments:
+    """The two instruments of one scope, made anew for each pipeline that measurements go to."""
+
+    __slots__ = ("_made", "_scope")
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._made: tuple[Pipeline, Record, Record] | None = None
+
+    def get(self) -> tuple[Pipeline, Record, Record] | None:
+        """Return the current pipeline, and what durations and active requests are told; None where nothing is."""
+        current = pipeline.current
+        if current is None:
+            return None
+        made = self._made
+        if made is None or made[0] is not current:
+            if reentry.is_inside():
+                return None
+            self._made = made = self._make(current)  # two threads at a time make the same
+        return made
+
+    def _make(self, current: Pipeline) -> tuple[Pipeline, Record, Record]:
+        meter = current.meter_provider.get_meter(self._scope, __version__, schema_url=Schemas.V1_36_0.value)
+        duration = meter.create_histogram(
+            HTTP_SERVER_REQUEST_DURATION,
+            unit="s",
+            description="Duration of HTTP server requests.",
+            explicit_bucket_boundaries_advisory=BOUNDS,
+        )
+        active = meter.create_up_down_counter(
+            _ACTIVE_REQUESTS, unit="{request}", description="Number of active HTTP server requests."
+        )
+        return (
+            current,
+            _short_way(current.link_instrument(duration, BOUNDS)) or duration.record,
+            _short_way(current.link_instrument(active, None)) or active.add,
+        )
+
+
+def _short_way(link: InstrumentBinding | None) -> Record | None:
+    """Return the way into the shards of an instrument, where it has any: the SDK's own is ten times as dear."""
+    if link is None:
+        return None
+    shard_of = link.shard
+
+    def record(value: float, attributes: Mapping[str, str | int], context: Context | None) -> None:
+        shard = shard_of(attributes)
+        shard.series.add(shard, value, context)
+
+    return record
+
+
+class HttpMeasurement:
+    """The measurement of one HTTP request, from its start to its end; the end counts once.
+
+    With `is_auto` it is told nothing by those who measure themselves, so it looks for them: around and inside of our
+    middleware, whose `frame` and `app` it gets, and the `scope` where that is ASGI.
+    """
+
+    __slots__ = (
+        "_active",
+        "_active_attributes",
+        "_around",
+        "_attributes",
+        "_duration",
+        "_inside",
+        "_is_auto",
+        "_pipeline",
+        "_response",
+        "_scope",
+        "_started",
+    )
+
+    def __init__(
+        self,
+        instruments: tuple[Pipeline, Record, Record],
+        *,
+        method: str,
+        scheme: str,
+        version: str | None,
+        is_auto: bool,
+        frame: FrameType | None,
+        app: object,
+        scope: Mapping[str, object] | None = None,
+        is_active_counted: bool = True,
+    ) -> None:
+        self._pipeline = instruments[0]
+        self._duration: Record | None = instruments[1]
+        self._active: Record | None = instruments[2]
+        self._active_attributes: dict[str, str | int] = {
+            HTTP_REQUEST_METHOD: known_method(method),
+            URL_SCHEME: scheme,
+        }
+        self._attributes = dict(self._active_attributes)
+        if version:
+            self._attributes[NETWORK_PROTOCOL_VERSION] = version
+        self._is_auto = is_auto
+        self._scope = scope
+        self._response: Measurers | None = None
+        if is_auto:
+            self._around = look_at_stack(frame)
+            self._inside = look_inside(app, scope)
+            if self._around.active or self._inside.active or not is_active_counted:
+                self._active = None
+        if self._active is not None:
+            self._active(1, self._active_attributes, None)
+        self._started = perf_counter()
+
+    def response_starts(self) -> None:
+        """Look who is there while the response starts; called in the midst of that."""
+        if self._is_auto:
+            self._response = seen = look_at_stack(inspect.currentframe())
+            if seen is not NOBODY and fastapi_passes_by(self._scope):
+                seen.passes_by = True
+
+    def end(
+        self,
+        *,
+        status: int | None,
+        route: str | None,
+        error: BaseException | None = None,
+        is_failure: bool = True,
+        is_measured: bool = False,
+        context: Context | None = None,
+    ) -> None:
+        """Record the duration, unless somebody else did; only where the request began: not in a forked child.
+
+        `is_measured` tells that somebody else did, where that is known; they are looked for all the same.
+        """
+        seconds = perf_counter() - self._started
+        duration, active = self._duration, self._active
+        self._duration = self._active = None
+        if not self._pipeline.is_open:
+            return
+        if active is not None:
+            active(-1, self._active_attributes, context)
+        if duration is None or (self._is_auto and (is_measured or self._is_measured(error))):
+            return
+        attributes = self._attributes
+        if route is not None:
+            attributes[HTTP_ROUTE] = route
+        if status is not None:
+            attributes[HTTP_RESPONSE_STATUS_CODE] = status
+        if error is not None and is_failure:
+            attributes[ERROR_TYPE] = error_type_of(type(error))
+        elif status is not None and status >= 500:
+            attributes[ERROR_TYPE] = str(status)
+        duration(max(seconds, 0.0), attributes, context)
+
+    def _is_measured(self, error: BaseException | None) -> bool:
+        seen = self._response
+        if seen is None:
+            seen = look_at_traceback(None if error is None else error.__traceback__)
+            if self._around.duration is not None:
+                return True
+        if seen.duration is not None:
+            return True
+        if self._around.duration not in (None, FLASK):  # contrib's Flask decides when the response starts
+            return True
+        # who measures in another task stands on no stack that we can see
+        return self._inside.duration is not None and not seen.passes_by
+
+
+def not_measured(trouble: Exception) -> None:
+    """Count and say once that an HTTP request could not be measured."""
+    try:
+        let_through(trouble)
+    except BaseException:
+        del trouble  # in whose traceback this frame is now: it would keep itself alive
+        raise
+    count("http.not_measured")
+    warn_once(
+        ("http.not_measured", type(trouble).__name__),
+        "An HTTP request could not be measured: %s: %s (said once; each one is counted)",
+        type(trouble).__name__,
+        trouble,
+    )
+
+
+def known_method(method: str) -> str:
+    """Return the method of a request, or ``_OTHER`` for one that is not known, of which there may be any number."""
+    return method if method in _known_methods() else "_OTHER"
+
+
+@cache
+def _known_methods() -> frozenset[str]:
+    named = os.environ.get("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS", "").strip() or _METHODS
+    return frozenset(method.strip() for method in named.split(",") if method.strip())

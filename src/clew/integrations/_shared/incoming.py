@@ -1,0 +1,232 @@
+"""How the request ID of an incoming request is found or made: what all server integrations can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from clew.diagnostics import count, warn_once
+from clew.interpreter import forks
+from clew.interpreter.interruptions import let_through
+from clew.policy import policy
+from clew.propagation import baggage
+from clew.propagation.ids import accept, is_valid, new_request_id
+from clew.propagation.propagator import first_value
+
+Metrics = bool | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class RequestIdOptions:
+    """The choices of one middleware. A callable of the user's that raises is said once, and a fresh ID is used.
+
+    Args:
+        headers: The header names that are accepted, the first one that is there counts; None for the configured one.
+        validator: Called with the header's text; the ID is taken over only if the result is true.
+        transformer: Called with the ID, taken over or made, and returns the one to use.
+        generator: Makes the ID of a request that brings none.
+        trust: Whether incoming IDs are taken over at all; None for what is configured.
+        echo: Whether the response carries the ID: True in the header it is read from, or the name of another header.
+        expose: Whether the response lets the scripts of other origins read that header.
+    """
+
+    headers: tuple[str, ...] | None
+    validator: Callable[[str], object] | None
+    transformer: Callable[[str], str] | None
+    generator: Callable[[], str] | None
+    trust: bool | None
+    echo: bool | str
+    expose: bool
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find out once whether an ID that comes in is the text of the configured header, whatever it is."""
+        is_plain = self.headers is None and self.validator is None and self.transformer is None
+        object.__setattr__(self, "is_plain", is_plain)
+
+    def header_names(self) -> tuple[str, ...]:
+        """Return the header names to look for, in this order."""
+        return self.headers if self.headers is not None else (policy.header,)
+
+    def echo_name(self, came_in: str | None = None) -> str | None:
+        """Return the name of the response header, or None where there is to be none.
+
+        Args:
+            came_in: The header that the ID came in, where several are accepted.
+        """
+        if self.echo is True:
+            return came_in or (policy.header if self.headers is None else self.headers[0])
+        return self.echo or None
+
+    def came_in(self, read: Callable[[str], str | None]) -> str | None:
+        """Return the header that the ID is read from where several are accepted; None where it is in none of them."""
+        if self.headers is None or len(self.headers) == 1:
+            return None
+        return next((header for header in self.headers if first_value(read(header) or "")), None)
+
+    def choose(self, read: Callable[[str], str | None]) -> str:
+        """Return the ID of a request whose headers `read` gives by name; it is always a valid one."""
+        forks.notice()
+        is_trusted = policy.trust if self.trust is None else self.trust
+        if self.is_plain and is_trusted:  # the short way of most requests; what it does not know goes the long one
+            text = read(policy.header)
+            if not text and not policy.baggage:
+                return new_request_id() if self.generator is None else self._made()
+            if text and is_valid(text):
+                return text
+        found = self._taken_over(read) if is_trusted else None
+        if self.transformer is not None:
+            return self._transformed(self._made() if found is None else found) or new_request_id()
+        return (None if found is None else accept(found)) or self._made()
+
+    def _taken_over(self, read: Callable[[str], str | None]) -> str | None:
+        text = self._text(read)
+        if text:
+            if self.validator is None:
+                return text
+            try:
+                if self.validator(text):
+                    return text
+            except Exception as error:
+                let_through(error)
+                _say("validator", error)
+                return None
+            count("request_id.replaced")
+            warn_once(
+                ("request_id.refused", id(self.validator)),
+                "The request ID %s was refused by the validator and replaced by a fresh one (said once; each one is "
+                "counted)",
+                ascii(text[:64]),
+            )
+            return None
+        return None
+
+    def _text(self, read: Callable[[str], str | None]) -> str | None:
+        """Return what comes in as an ID: of the first header that is there, else of the baggage where that is asked."""
+        for header in self.header_names():
+            text = first_value(read(header) or "")
+            if text:
+                return text
+        return baggage.id_in(read(baggage.HEADER) or "") if policy.baggage else None
+
+    def _made(self) -> str:
+        if self.generator is None:
+            return new_request_id()
+        try:
+            made: Any = self.generator()
+        except Exception as error:
+            let_through(error)
+            _say("generator", error)
+            return new_request_id()
+        if isinstance(made, str) and is_valid(made):
+            return made
+        _say("generator", ValueError(f"it returned {ascii(made)[:80]}, which is no request ID"))
+        return new_request_id()
+
+    def _transformed(self, name: str) -> str | None:
+        assert self.transformer is not None
+        try:
+            transformed: Any = self.transformer(name)
+        except Exception as error:
+            let_through(error)
+            _say("transformer", error)
+            return None
+        return accept(transformed)
+
+
+def incoming(
+    owner: str,
+    *,
+    headers: str | Iterable[str] | None,
+    validator: Callable[[str], object] | None,
+    transformer: Callable[[str], str] | None,
+    generator: Callable[[], str] | None,
+    trust: bool | None,
+    echo: bool | str,
+    expose: bool,
+) -> RequestIdOptions:
+    """Check the keywords of the middleware `owner` and gather them; a TypeError or ValueError names a wrong one."""
+    names: tuple[str, ...] | None = None
+    if headers is not None:
+        names = (headers,) if isinstance(headers, str) else tuple(headers)
+        if not names:
+            raise ValueError(f"{owner}: headers is empty; it takes header names, or None for the configured one")
+        for name in names:
+            _check_header(owner, "headers", name)
+    if isinstance(echo, str):
+        _check_header(owner, "echo", echo)
+    elif echo is not True and echo is not False:
+        raise TypeError(f"{owner}: echo takes True, False or a header name, not {echo!r}")
+    for keyword, function in (("validator", validator), ("transformer", transformer), ("generator", generator)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{owner}: {keyword} takes a callable or None, not {function!r}")
+    if trust not in (True, False, None):
+        raise TypeError(f"{owner}: trust takes True, False or None, not {trust!r}")
+    return RequestIdOptions(names, validator, transformer, generator, trust, echo, expose)
+
+
+def check_metrics(owner: str, metrics: Any) -> Metrics:
+    """Return `metrics` if it is one of True, False and ``"auto"``, else raise a ValueError."""
+    if metrics is True or metrics is False or metrics == "auto":
+        return metrics  # type: ignore[no-any-return]
+    raise ValueError(f'{owner}: metrics takes True, False or "auto", not {metrics!r}')
+
+
+Ignored = frozenset[str] | Callable[[Any], object]
+
+
+def ignored(owner: str, ignore: Any) -> Ignored:
+    """Return the paths of `ignore` as a set, or the callable that it is; a TypeError says what else it was."""
+    if callable(ignore):
+        call: Callable[[Any], object] = ignore
+        return call
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise TypeError(f"{owner}: ignore takes several paths or a callable, not {ignore!r}")
+    paths: list[Any] = list(ignore)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    for path in paths:
+        if not isinstance(path, str):
+            raise TypeError(f"{owner}: ignore takes paths, not {path!r}")
+        if not path.startswith("/"):
+            raise ValueError(f"{owner}: ignore takes paths, which begin with a slash, not {path!r}")
+    return frozenset(paths)
+
+
+def is_ignored(ignore: Ignored, request: object, path: object) -> bool:
+    """Tell whether a request, an ASGI scope or a WSGI environ, is to be passed on untouched."""
+    if not callable(ignore):
+        return path in ignore
+    try:
+        return bool(ignore(request))
+    except Exception as error:
+        let_through(error)
+        _say("ignore callable", error)
+        return False
+
+
+def exposed(names: str | None, header: str) -> str:
+    """Return the value of ``Access-Control-Expose-Headers`` with `header` added to what it has, or None, so far."""
+    if not names or not names.strip():
+        return header
+    listed = {name.strip().lower() for name in names.split(",")}
+    return names if "*" in listed or header.lower() in listed else f"{names}, {header}"
+
+
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def _check_header(owner: str, keyword: str, name: Any) -> None:
+    if not isinstance(name, str) or not name or not _TOKEN.issuperset(name):
+        raise ValueError(f"{owner}: {keyword} takes names of HTTP headers, not {name!r}")
+
+
+def _say(what: str, error: Exception) -> None:
+    count(f"{what.replace(' ', '_')}.failed")
+    warn_once(
+        (what, type(error).__name__),
+        "The %s of the request middleware failed with %s: %s; the request goes on with a fresh request ID (said once; "
+        "each one is counted)",
+        what,
+        type(error).__name__,
+        ascii(str(error)[:200]),
+    )

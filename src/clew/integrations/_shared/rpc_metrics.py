@@ -1,0 +1,96 @@
+"""The RPC server metric of the semantic conventions: ``rpc.server.call.duration`` (histogram, seconds).
+
+A plain OpenTelemetry instrument of the MeterProvider that `clew` records into.
+Reference: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-metrics/
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+
+from clew.__about__ import __version__
+from clew.diagnostics import count, warn_once
+from clew.integrations._shared.http_metrics import BOUNDS
+from clew.interpreter.interruptions import let_through
+from clew.metrics import reentry
+from clew.operations import pipeline
+from clew.operations.pipeline import Pipeline
+
+# spelled out, since the package still has these names among the ones that may move
+RPC_SERVER_CALL_DURATION = "rpc.server.call.duration"
+RPC_METHOD = "rpc.method"
+RPC_SYSTEM_NAME = "rpc.system.name"
+RPC_RESPONSE_STATUS_CODE = "rpc.response.status_code"
+
+
+class RpcInstrument:
+    """The histogram of one scope, made anew for each pipeline that measurements go to."""
+
+    __slots__ = ("_made", "_scope")
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._made: tuple[Pipeline, Histogram] | None = None
+
+    def begin(self, system: str, method: str) -> RpcMeasurement | None:
+        """Begin to measure one call, or return None where nothing is recorded."""
+        try:
+            current = pipeline.current
+            if current is None:
+                return None
+            made = self._made
+            if made is None or made[0] is not current:
+                if reentry.is_inside():
+                    return None
+                histogram = current.meter_provider.get_meter(self._scope, __version__).create_histogram(
+                    RPC_SERVER_CALL_DURATION,
+                    unit="s",
+                    description="Measures the duration of an incoming Remote Procedure Call (RPC).",
+                    explicit_bucket_boundaries_advisory=BOUNDS,
+                )
+                self._made = made = (current, histogram)
+            return RpcMeasurement(*made, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
+        except Exception as trouble:
+            let_through(trouble)
+            _not_measured(trouble)
+            return None
+
+
+class RpcMeasurement:
+    """The measurement of one call, from its start to its end."""
+
+    __slots__ = ("_attributes", "_histogram", "_pipeline", "_started")
+
+    def __init__(self, pipeline: Pipeline, histogram: Histogram, attributes: dict[str, str]) -> None:
+        self._pipeline = pipeline
+        self._histogram = histogram
+        self._attributes = attributes
+        self._started = perf_counter()
+
+    def end(self, *, status: str, error_type: str | None, context: Context) -> None:
+        """Record the duration; only where the call began: not in a forked child."""
+        seconds = perf_counter() - self._started
+        if not self._pipeline.is_open:
+            return
+        try:
+            attributes = {**self._attributes, RPC_RESPONSE_STATUS_CODE: status}
+            if error_type is not None:
+                attributes[ERROR_TYPE] = error_type
+            self._histogram.record(max(seconds, 0.0), attributes, context)
+        except Exception as trouble:
+            let_through(trouble)
+            _not_measured(trouble)
+
+
+def _not_measured(trouble: Exception) -> None:
+    count("rpc.not_measured")
+    warn_once(
+        ("rpc.not_measured", type(trouble).__name__),
+        "A remote procedure call could not be measured: %s: %s (said once; each one is counted)",
+        type(trouble).__name__,
+        trouble,
+    )

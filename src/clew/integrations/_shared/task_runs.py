@@ -1,0 +1,231 @@
+"""One run of a task by a worker: in its request, measured, with the time that it waited in its queue.
+
+What the integrations of Celery, RQ and Dramatiq share. A message carries the request ID under the name of the header
+that is configured (``X-Request-ID``), and when it was sent under `SENT_AT`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from opentelemetry.context import Context, get_current
+
+from clew import lifetime
+from clew._measure import LONGEST_NAME, measure
+from clew.diagnostics import count, warn_once
+from clew.failures import Checked
+from clew.imports import imported
+from clew.instruments import histogram
+from clew.interpreter.current_context import bind
+from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.policy import failure_of, policy
+from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, request_id, with_cell
+from clew.propagation.hosts import Target, is_allowed
+from clew.propagation.ids import accept, new_request_id, remember
+
+R = TypeVar("R")
+
+SENT_AT = "clew-sent-at"
+"""Beside the request ID in a message: when it was sent, in seconds since 1970 by the sender's clock."""
+
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+"""In seconds, up to four hours: a queue may be worked off at night."""
+
+time_in_queue = histogram(
+    "operation.time_in_queue",
+    unit="s",
+    description="How long a task waited in its queue before its run began.",
+    scope="clew",
+    bounds=BOUNDS,
+)
+
+
+class TaskRun:
+    """One run of a task. The block around it is what the worker does for it; `call` runs the task's body in it.
+
+    Args:
+        name: The task's name, which names the operation.
+        found: What the message has for a request ID, whatever that is, or None. A run on the spot, without a message,
+            takes it over even where incoming ones are not trusted.
+        is_eager: Whether the caller itself runs the task, so that it belongs to the caller's request.
+        due_at: When the run could have begun at the earliest, in seconds since 1970; None where that is not known.
+        queue: The name of the queue that the message was in, or None.
+        expected: Exceptions that are no failure of the task.
+    """
+
+    __slots__ = ("_before", "_cell", "_due_at", "_expected", "_name", "_queue", "_within", "request_id")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        found: object = None,
+        is_eager: bool = False,
+        due_at: float | None = None,
+        queue: str | None = None,
+        expected: Checked = (),
+    ) -> None:
+        self._name = operation_name(name)
+        self._due_at = due_at
+        self._queue = queue
+        self._expected = expected
+        self._before = before = get_current()
+        around = cell_in(before)
+        if is_eager:
+            own = None if found is None else accept(found)
+            self.request_id = own or (None if around is None else around.request_id) or new_request_id()
+        else:
+            own = accept(found) if policy.trust and found is not None else None
+            self.request_id = own or new_request_id()
+            if around is not None:  # a message that is read inside a request is not that request
+                before, around = Context(), None
+        self._cell = RequestCell(self.request_id, around)
+        self._cell.follow()
+        self._within = with_cell(self._cell, before)
+
+    def __enter__(self) -> TaskRun:
+        try:
+            enter(self._cell, self._within)
+        except BaseException:  # of a signal's handler, in the middle
+            leave(self._cell, self._before, self._within)
+            raise
+        return self
+
+    @begins_at_once
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                remember(error, self.request_id)
+            queue = {"messaging.destination.name": self._queue} if self._queue else None
+            self._cell.end(failure_of(error, self._expected), self._name, queue)
+            self._leave()
+        except BaseException:  # of a signal's handler, in the middle
+            self._leave()
+            raise
+
+    @begins_at_once
+    def _leave(self) -> None:
+        before = self._before
+        is_clean = get_current() is self._within
+        leave(self._cell, before, self._within)
+        if not is_clean:  # a handler has left a Context of its own; this one was there before all of them
+            found = cell_in(before)
+            bind(before if found is before.get(REQUEST_KEY) else with_cell(found, before))
+
+    def call(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        """Call the task's body inside its request, whatever Context is current by now, and measure it."""
+        around = get_current()
+        cell = cell_in(around)
+        if cell is not self._cell:
+            if cell is not None and cell.request_id is None:  # bound by a propagator that was told no ID
+                cell.request_id = self.request_id
+            bind(with_cell(self._cell, around))
+        try:
+            self._record_time_in_queue()
+            if _is_measured_by_name(self._name):
+                return function(*args, **kwargs)
+            with measure(self._name, expected=self._expected):
+                return function(*args, **kwargs)
+        except BaseException as error:
+            remember(error, self.request_id)
+            raise
+        finally:
+            bind(around)
+
+    def _record_time_in_queue(self) -> None:
+        if self._due_at is None:
+            return
+        attributes = {"operation.name": self._name}
+        if self._queue:
+            attributes["messaging.destination.name"] = self._queue
+        time_in_queue.record(max(0.0, time.time() - self._due_at), attributes)
+
+
+def _is_measured_by_name(operation: str) -> bool:
+    """Tell whether ``CLEW_MEASURE`` has the task's function measured under the very name of the task."""
+    by_name = imported("clew.by_name")  # imported only where something is to be measured by name
+    return by_name is not None and by_name.measures(operation)
+
+
+def operation_name(name: object) -> str:
+    """Return `name` as the name of an operation: what may not stand in one is replaced, what is too long cut off."""
+    text = str(name)
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else "?" for character in text)
+    return text[:LONGEST_NAME] or "task"
+
+
+def exception_types_of(throws: Any) -> tuple[type[BaseException], ...]:
+    """Return the exception types that a task's own `throws` names: None, one, or several."""
+    kinds: list[Any] = list(throws) if isinstance(throws, (tuple, list, set, frozenset)) else [throws]  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseException))
+
+
+def sent_at(carrier: Mapping[str, Any]) -> float | None:
+    """Return when a message was sent, in seconds since 1970, or None where it does not say."""
+    found = carrier.get(SENT_AT)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or found <= 0:
+        return None
+    return float(found)
+
+
+def stamp(carrier: MutableMapping[str, Any]) -> None:
+    """Let a message say that it is sent now."""
+    carrier[SENT_AT] = time.time()
+
+
+def put_request_id(carrier: MutableMapping[str, Any], target: Callable[[], Target | None]) -> None:
+    """Put the ID of the current request into a message, for the host of the broker if that may have it.
+
+    Args:
+        carrier: What the message carries beside its content. A request ID that it already has stays.
+        target: Tells the broker's host and port; asked only where ``CLEW_REQUEST_ID_HOSTS`` is set.
+    """
+    name = request_id()
+    if name is None:
+        return
+    if policy.hosts is None or is_allowed(target(), policy.hosts):
+        carrier.setdefault(policy.header, name)
+    elif carrier.get(policy.header) == name:
+        del carrier[policy.header]
+
+
+def redis_target(client: Any) -> Target | None:
+    """Return host and port that a client of `redis` connects to, or None where it names none (a socket, a cluster)."""
+    options: Any = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None) or {}
+    return target_of_host(options.get("host"), options.get("port", 6379))
+
+
+def target_of_host(host: object, port: object) -> Target | None:
+    """Return host and port as `CLEW_REQUEST_ID_HOSTS` is compared with, or None where there is no host."""
+    if not isinstance(host, str) or not host:
+        return None
+    return host.rstrip(".").lower(), port if isinstance(port, int) else None
+
+
+def not_handled(what: str, trouble: Exception) -> None:
+    """Count and say once that a message or a run goes on without its request."""
+    try:
+        let_through(trouble)
+    except BaseException:
+        del trouble  # in whose traceback this frame is now: it would keep itself alive
+        raise
+    count(f"task.{what}_failed")
+    warn_once(
+        (what, type(trouble).__name__),
+        "A task could not be %s with its request, and goes on without: %s: %s (said once; each one is counted)",
+        what,
+        type(trouble).__name__,
+        trouble,
+    )
+
+
+def end_process() -> None:
+    """Send what has been measured, within ``CLEW_SHUTDOWN_TIMEOUT``: this process is about to end by `os._exit`."""
+    lifetime.end_all()

@@ -1,0 +1,34 @@
+"""What is awaited: coroutines, also those made of generators, and futures."""
+
+from __future__ import annotations
+
+import inspect
+from types import CoroutineType, GeneratorType
+from typing import Any
+
+from clew.interpreter.interruptions import let_through
+
+
+def is_coroutine(result: object) -> bool:
+    """Tell whether `result` is a coroutine, one made of a generator included."""
+    kind = type(result)
+    if kind is GeneratorType:
+        return bool(result.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)  # type: ignore[attr-defined]
+    return kind is CoroutineType
+
+
+def is_future(result: object) -> bool:
+    """Tell whether `result` is a future, as asyncio does."""
+    try:
+        return (
+            hasattr(type(result), "_asyncio_future_blocking") and result._asyncio_future_blocking is not None  # type: ignore[attr-defined]
+        )
+    except Exception as trouble:  # of a class of the user's
+        let_through(trouble)
+        return False
+
+
+def named_as(coroutine: Any, made: Any) -> Any:
+    """Return the coroutine `made` with the name of another."""
+    made.__name__, made.__qualname__ = coroutine.__name__, coroutine.__qualname__
+    return made

@@ -1,0 +1,407 @@
+"""Log records that are held in memory while nobody knows yet whether their request is worth reading about.
+
+Each entry into a request has a `Held`. When the request ends, what it holds is let go or dropped; what comes later
+follows. `Holding` is what all of them share: the bounds, and the watch over the age of what is held.
+"""
+
+from __future__ import annotations
+
+import _thread
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from clew.diagnostics import count, warn_once
+from clew.interpreter.interruptions import let_through
+
+RECORDS_PER_REQUEST = 1_000
+BYTES_PER_REQUEST = 256 * 1024
+RECORDS_IN_ALL = 20_000
+BYTES_IN_ALL = 16 * 1024 * 1024
+"""What may be held, of one entry into a request and of all in the process; over these the oldest is dropped."""
+
+LONGEST_HELD = 60.0
+"""In seconds: a request that has a record held longer than this keeps all its records, and is not held any more."""
+
+_LONGEST_WAIT = 1.0
+"""In seconds: how long the end of the process waits for locks that others have."""
+
+
+class Rendered(Protocol):
+    """A record made ready to be sent later: its text, its traceback and its values are what they were when it came."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        ...
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether sending may wait for a lock of the application's."""
+        ...
+
+    @property
+    def send(self) -> Callable[[], object]:
+        """Sends it when called."""
+        ...
+
+
+@dataclass(slots=True)
+class _Record:
+    number: int
+    held: Held
+    rendered: Rendered
+    due: float
+
+
+class Held:
+    """The records of one entry into a request, until it is decided what becomes of them.
+
+    Args:
+        enclosing: The one of the same request that this entry is inside of. What this one would drop, that one goes on
+            to hold.
+
+    Attributes:
+        is_kept: What was decided: None as long as nothing is.
+        is_left_to_enclosing: Whether that one decides.
+    """
+
+    __slots__ = ("_enclosing", "_holding", "_started", "is_kept", "is_left_to_enclosing", "records", "size")
+
+    def __init__(self, holding: Holding, *, is_kept: bool | None, enclosing: Held | None = None) -> None:
+        self._holding = holding
+        self._enclosing = enclosing
+        self.is_left_to_enclosing = False
+        self._started = time.monotonic()
+        self.is_kept = is_kept
+        self.records: OrderedDict[int, _Record] = OrderedDict()
+        self.size = 0
+
+    def takes(self, level: int, render: Callable[[], Rendered | None]) -> bool:
+        """Take a record that has just been logged, or return False: then it is to be sent at once.
+
+        Args:
+            level: By the numbers of `logging`.
+            render: Makes it ready to be sent later; None where there is nothing to be sent.
+        """
+        if level >= logging.ERROR:
+            self._keep_all()
+        if level >= logging.WARNING or not self._holding.is_open:
+            return False
+        if self.is_left_to_enclosing and self._enclosing is not None:
+            return self._enclosing.takes(level, render)
+        if self.is_kept is None and time.monotonic() - self._started > self._holding.slow:
+            self.decide(is_kept=True)
+        if self.is_kept is not None:
+            return not self.is_kept
+        rendered = render()
+        return rendered is None or self._holding.take(self, rendered)
+
+    def _keep_all(self) -> None:
+        held: Held | None = self
+        while held is not None:
+            held.decide(is_kept=True)
+            held = held._enclosing
+
+    def decide(self, *, is_kept: bool) -> None:
+        """Let the records go, or drop them; the first decision counts."""
+        if self.is_kept is None and not self.is_left_to_enclosing:
+            send(self._holding.decide(self, is_kept))
+            self._holding.decide_on_asked()
+
+    def end(self, *, is_kept: bool) -> None:
+        """Decide at the end of the entry, which is kept too where it has lasted long."""
+        self.decide(is_kept=is_kept or time.monotonic() - self._started > self._holding.slow)
+
+    def in_charge(self) -> Held:
+        """Return what holds the records that come now: this one, or an enclosing one that it has been left to."""
+        held = self
+        while held.is_left_to_enclosing and held._enclosing is not None:
+            held = held._enclosing
+        return held
+
+    def leave_to_enclosing(self) -> Held | None:
+        """Return what has the say in place of this one where that is still undecided, which later records go to."""
+        enclosing = None if self._enclosing is None else self._enclosing.in_charge()
+        if enclosing is None or enclosing.is_kept is False:
+            return None
+        self._enclosing = enclosing
+        self.is_left_to_enclosing = True
+        return enclosing
+
+
+class Holding:
+    """All that is held in this process, within bounds.
+
+    A record may be made anywhere, in the middle of this code too: by the handler of a signal, or by an object that is
+    collected. So a thread that has the lock may ask for it again; such a record is sent at once, and such a decision
+    waits until the lock is free.
+
+    Args:
+        slow: In seconds: a request that lasts longer is kept.
+        share: From 0 to 1: the share of request IDs whose requests are kept whatever happens.
+    """
+
+    def __init__(self, *, slow: float, share: float) -> None:
+        self.slow = slow
+        self.share = share
+        self.is_open = True
+        self._lock = threading.RLock()
+        self._is_busy = False  # with the lock: whether the thread that has it is in the middle of a change
+        self._asked: deque[tuple[Held, bool]] = deque()
+        self._records: OrderedDict[int, _Record] = OrderedDict()
+        self._size = 0
+        self._next = 0
+        self._is_watched = False
+        self._over = threading.Event()
+
+    def begin(self, request_id: str, enclosing: Held | None = None) -> Held:
+        """Begin to hold the records of one entry into a request, or let them pass where its ID is in the share."""
+        is_kept = True if falls_into(request_id, self.share) else None
+        if enclosing is not None:
+            enclosing = enclosing.in_charge()
+            if enclosing.is_kept is not None:  # so it decides on nothing any more, and need not be kept in memory
+                is_kept, enclosing = is_kept or enclosing.is_kept or None, None
+        return Held(self, is_kept=is_kept, enclosing=enclosing)
+
+    def take(self, held: Held, rendered: Rendered) -> bool:
+        """Hold a record of an entry, or return False where it is to be sent at once."""
+        dropped, is_watched = 0, True
+        with self._lock:
+            if self._is_busy or not self.is_open:
+                return False
+            held = held.in_charge()
+            if held.is_kept is not None:
+                return not held.is_kept
+            self._is_busy = True
+            try:
+                if rendered.size > BYTES_PER_REQUEST or rendered.size > BYTES_IN_ALL:
+                    dropped = 1
+                else:
+                    dropped = self._make_room(held, rendered.size)
+                    record = self._add(held, rendered)
+                    if not self.is_open and self._remove(record):  # closed in the middle
+                        return False
+                    is_watched, self._is_watched = self._is_watched, True
+            finally:
+                self._is_busy = False
+        if dropped:
+            _say_dropped(dropped)
+        if not is_watched:
+            self._watch_in_thread()
+        self.decide_on_asked()
+        return True
+
+    def _add(self, held: Held, rendered: Rendered) -> _Record:
+        record = _Record(self._next, held, rendered, time.monotonic() + LONGEST_HELD)
+        self._next += 1
+        self._records[record.number] = held.records[record.number] = record
+        self._size += rendered.size
+        held.size += rendered.size
+        return record
+
+    def _make_room(self, held: Held, size: int) -> int:
+        """Drop the oldest records until one more of this size may be held; returns how many."""
+        dropped = 0
+        while held.records and (len(held.records) >= RECORDS_PER_REQUEST or held.size + size > BYTES_PER_REQUEST):
+            dropped += self._remove(next(iter(held.records.values())))
+        while self._records and (len(self._records) >= RECORDS_IN_ALL or self._size + size > BYTES_IN_ALL):
+            dropped += self._remove(next(iter(self._records.values())))
+        return dropped
+
+    def _remove(self, record: _Record) -> bool:
+        """Hold a record no more, or return False where it was not held: whoever removes it may send it."""
+        held = record.held
+        held.records.pop(record.number, None)
+        if self._records.pop(record.number, None) is None:
+            return False
+        self._size -= record.rendered.size
+        held.size -= record.rendered.size
+        return True
+
+    def decide(self, held: Held, is_kept: bool) -> list[Rendered]:
+        """Decide on an entry, and return what is to be sent."""
+        with self._lock:
+            if held.is_kept is not None or not self.is_open:
+                return []
+            if self._is_busy:
+                self._asked.append((held, is_kept))
+                return []
+            self._is_busy = True
+            try:
+                records, dropped = self._settle(held, is_kept)
+            finally:
+                self._is_busy = False
+        if dropped:
+            _say_dropped(dropped)
+        return [record.rendered for record in records]
+
+    def _settle(self, held: Held, is_kept: bool) -> tuple[list[_Record], int]:
+        """Settle what becomes of an entry; returns the records to be sent, and how many had to be dropped."""
+        enclosing = None if is_kept else held.leave_to_enclosing()
+        records = list(held.records.values())
+        if enclosing is not None and enclosing.is_kept is None:
+            return [], self._hand_over(records, enclosing)
+        held.is_kept = is_kept = is_kept or enclosing is not None
+        removed = [record for record in records if self._remove(record)]
+        return removed if is_kept else [], 0
+
+    def decide_on_asked(self) -> None:
+        """Decide on what could not be decided on while this thread was in the middle of a change.
+
+        Not on what is asked for meanwhile: where each decision makes another one needed there would be no end.
+        """
+        for _ in range(len(self._asked)):
+            if self._is_busy:
+                return
+            try:
+                held, is_kept = self._asked.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            if not held.is_left_to_enclosing:
+                send(self.decide(held, is_kept))
+
+    def _hand_over(self, records: list[_Record], enclosing: Held) -> int:
+        """Let the enclosing entry hold what another one has held, in order; returns how many had to be dropped."""
+        for record in records:
+            record.held.records.clear()
+            record.held.size = 0
+            record.held = enclosing
+            enclosing.size += record.rendered.size
+        together = sorted([*records, *enclosing.records.values()], key=_number)
+        enclosing.records = OrderedDict((record.number, record) for record in together)
+        before = len(enclosing.records)
+        while len(enclosing.records) > RECORDS_PER_REQUEST or enclosing.size > BYTES_PER_REQUEST:
+            self._remove(next(iter(enclosing.records.values())))
+        return before - len(enclosing.records)
+
+    # the age
+
+    def _watch_in_thread(self) -> None:
+        try:
+            threading.Thread(target=self._watch, name="clew-held-logs", daemon=True).start()
+        except RuntimeError:  # the interpreter ends, or there are as many threads as there may be
+            with self._lock:
+                self._is_watched = False
+
+    def _watch(self) -> None:
+        """Let go what has been held too long, until nothing is held."""
+        while True:
+            with self._lock:
+                oldest = next(iter(self._records.values()), None) if self.is_open else None
+                if oldest is None:
+                    self._is_watched = False
+                    return
+            left = oldest.due - time.monotonic()
+            if left > 0:
+                del oldest  # it may be let go or dropped meanwhile
+                self._over.wait(left)
+            else:
+                oldest.held.decide(is_kept=True)
+
+    # the end
+
+    def close(self) -> None:
+        """Let go all that is held, and hold nothing any more."""
+        # in the handler of a signal whoever has the lock may be the code that it interrupts
+        locked = self._lock.acquire(timeout=_LONGEST_WAIT)
+        try:
+            self.is_open = False
+            records = [record for record in list(self._records.values()) if self._remove(record)]
+            for record in records:
+                record.held.is_kept = True
+        finally:
+            if locked:
+                self._lock.release()
+        self._over.set()
+        rendered = [record.rendered for record in records]
+        send(one for one in rendered if not one.may_wait)
+        _send_within(_LONGEST_WAIT, [one for one in rendered if one.may_wait])
+
+    def forget(self) -> None:
+        """Drop all that is held, and hold nothing any more: in a forked child, since it is the parent's to decide on.
+
+        Whoever had the lock in the parent is not there.
+        """
+        self._lock = threading.RLock()
+        self._is_busy = self.is_open = False
+        self._records.clear()
+        self._asked.clear()
+
+
+def send(records: Iterable[Rendered]) -> None:
+    """Send records; never raises: one that cannot be sent is counted, and that is said once."""
+    for record in records:
+        try:
+            record.send()
+        except Exception as trouble:
+            let_through(trouble)
+            _say_not_sent(1, f"{type(trouble).__name__}: {trouble}")
+
+
+def _send_within(seconds: float, records: list[Rendered]) -> None:
+    """Send records in a thread of its own, which is left behind when the time is over.
+
+    In the handler of a signal, the code that it interrupts may have the lock of the handler that a record goes to; so
+    may it have those of `threading`, which is not used.
+    """
+    if not records:
+        return
+    left = len(records)
+    over = _thread.allocate_lock()
+    over.acquire()
+
+    def run() -> None:
+        nonlocal left
+        for record in records:
+            send([record])
+            left -= 1
+        over.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # the interpreter ends, or there are as many threads as there may be
+        run()
+    if not over.acquire(timeout=seconds):
+        _say_not_sent(left, "where it goes to is busy at the end of the process")
+
+
+def _say_not_sent(number: int, reason: str) -> None:
+    count("held_logs.not_sent", number)
+    warn_once(
+        ("held_logs.not_sent", reason),
+        "A log record that had been held could not be sent: %s (said once; each one is counted)",
+        reason,
+    )
+
+
+def falls_into(request_id: str, share: float) -> bool:
+    """Tell whether a request is among the share that is kept; the same in every service and every language.
+
+    The first 8 bytes of the SHA-256 of the ID, as a whole number, most significant byte first, over 2**64.
+    """
+    if share <= 0 or share >= 1:
+        return share >= 1
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") < share * 2.0**64
+
+
+def _number(record: _Record) -> int:
+    return record.number
+
+
+def _say_dropped(number: int) -> None:
+    count("held_logs.dropped", number)
+    warn_once(
+        "held_logs.dropped",
+        "Log records of requests under way were dropped, the oldest first, since more were held than may be: %d and "
+        "%d bytes of one request, %d and %d bytes in all (said once; each one is counted)",
+        RECORDS_PER_REQUEST,
+        BYTES_PER_REQUEST,
+        RECORDS_IN_ALL,
+        BYTES_IN_ALL,
+    )

@@ -1,0 +1,355 @@
+"""The short way from measured code to its shards, where the current pipeline has shards.
+
+A link is what a decorated function or a block holds on to while one pipeline is current, so that a call finds its
+thread's shard without asking anybody. When the pipeline changes every link is cut, and the next call makes a new one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from time import perf_counter as clock
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import get_current_span
+
+from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
+from clew.diagnostics import count
+from clew.failures import OTHER, Checked, failure, failure_of_kind
+from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.metrics.exemplars import SPAN_KEY
+from clew.metrics.recorder import NO_REQUEST
+from clew.metrics.sharded import ShardedInstrument, ShardedOperation
+from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
+from clew.operations.pipeline import INSTRUMENT_SETS, OVERFLOW
+
+if TYPE_CHECKING:
+    from clew.metrics.recorder import SeriesRecorder
+    from clew.operations.pipeline import Operation, Pipeline
+    from clew.operations.site import Site
+
+_PLAIN = {str, bool, int, float}
+
+
+class _OperationBinding:
+    """What the links of operations share: how a run is recorded that does not simply return."""
+
+    __slots__ = ("_expected", "operation", "returned")
+
+    def __init__(self, operation: Operation, expected: Checked) -> None:
+        self.operation = operation
+        self.returned: type = type(None)
+        """The class of what a call has returned last, which is a value."""
+        self._expected = expected
+
+    @begins_at_once
+    def end(self, shard: Shard, seconds: float, error: BaseException, context: Context | None = None) -> None:
+        """Record a run that would have ended in `shard`, had not an exception left it.
+
+        In the given Context, or else the current one.
+        """
+        error_type: str | None = OTHER
+        try:
+            error_type = failure(error, self._expected, self.operation.pipeline.expected)
+        finally:  # what `expected` raises may be for the program, such as a KeyboardInterrupt
+            try:
+                series = self._series(shard, error_type)
+            except BaseException:  # of a signal's handler, in the middle
+                series = self._series(shard, error_type)
+                series.record(seconds, context)
+                raise
+            series.record(seconds, context)
+
+    @begins_at_once
+    def end_since(self, shard: Shard, start: float, error: BaseException, context: Context | None = None) -> None:
+        """Do the same for a run that has begun at `start` (of `perf_counter`)."""
+        try:
+            seconds = clock() - start
+        except BaseException:  # of a signal's handler, in the middle
+            self.end(shard, clock() - start, error, context)
+            raise
+        self.end(shard, seconds, error, context)
+
+    @begins_at_once
+    def _series(self, shard: Shard, error_type: str | None) -> SeriesRecorder:
+        """Return the series of the same attributes and this error type."""
+        series = shard.series
+        return self.operation.series(series.key, _users_own(series), error_type)
+
+    def __reduce__(self) -> Any:
+        """A function that is pickled with what it is made of has no link where it is unpickled."""
+        return _none, ()
+
+    def end_later(self, shard: Shard, seconds: float, kind: type[BaseException] | None) -> None:
+        """Record a run that has ended where there was no room to record it, perhaps by an exception of that class."""
+        operation = self.operation
+        error_type = None if kind is None else failure_of_kind(kind, self._expected, operation.pipeline.expected)
+        self._series(shard, error_type).record(seconds, NO_REQUEST)
+
+    @begins_at_once
+    def abandon(self, shard: Shard) -> None:
+        """Record that a run is under way no more, without a duration."""
+        try:
+            own = self.again(shard)
+        except BaseException:  # of a signal's handler, in the middle
+            self.again(shard).abandoned += 1
+            raise
+        own.abandoned += 1
+        count("operation.abandoned")
+
+    def again(self, shard: Shard) -> Shard:
+        """Return the calling thread's shard of the same series."""
+        raise NotImplementedError
+
+
+def _none() -> None:
+    """Return what links are pickled as."""
+
+
+def _users_own(series: Series) -> dict[str, Value]:
+    return {name: value for name, value in series.attributes.items() if name not in RESERVED}
+
+
+class Binding(_OperationBinding):
+    """An operation, and each thread's shard of the one series that calls without an error go to."""
+
+    __slots__ = ("local",)
+
+    attributes: Mapping[str, Value] = MappingProxyType({})
+    """What a block has been told so far: nothing."""
+
+    def __init__(self, operation: Operation, series: Series, expected: Checked) -> None:
+        super().__init__(operation, expected)
+        self.local = SeriesLocal(series)
+
+    def again(self, shard: Shard) -> Shard:
+        """Return the calling thread's shard of the same series."""
+        return self.local.shard
+
+    def told(self, name: str, value: Any) -> BlockBinding:
+        """Return the link of one block that has been told an attribute."""
+        return BlockBinding(self.operation).told(name, value)
+
+
+class BlockBinding(_OperationBinding):
+    """The link of one block that has been told attributes, and so ends in another series than it began in."""
+
+    __slots__ = ("_table", "attributes")
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        self._expected = ()
+        self.attributes: dict[str, Value] = {}
+        self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
+
+    def told(self, name: str, value: Any) -> BlockBinding:
+        """Add an attribute, to the current span as well; returns this."""
+        if type(value) in _PLAIN and type(name) is str and name and not is_reserved(name):
+            self.attributes[name] = cast("Value", value)
+        else:
+            self.attributes.update(clean({name: value}))
+        context = get_current()
+        if SPAN_KEY in context:
+            span = get_current_span(context)
+            if span.is_recording():
+                span.set_attributes(clean({name: value}))
+        return self
+
+    @property
+    def local(self) -> BlockBinding:
+        """This, which has a `shard` as the locals of other links have; no reference, which would be a cycle."""
+        return self
+
+    @property
+    def shard(self) -> Shard:
+        """The calling thread's shard of the series that the block ends in."""
+        attributes, shards = self.attributes, self._table.shards
+        items = tuple(attributes.items())
+        try:
+            found = shards.get(items)
+        except TypeError:  # a list among the values
+            found = None
+        if found is None:
+            lookup = lookup_of(items, tuple(map(type, attributes.values())))
+            found = shards.get(lookup)
+            if found is None:
+                found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
+        return found
+
+
+class InstrumentBinding:
+    """One of the user's instruments in shards: its series by their attributes, and each thread's shards."""
+
+    __slots__ = ("_instrument", "_local", "_lock", "_overflow", "_series")
+
+    def __init__(self, instrument: ShardedInstrument) -> None:
+        self._instrument = instrument
+        self._local = OperationLocal()
+        self._lock = threading.RLock()  # a signal handler may measure in the middle
+        self._series: dict[Key, Series] = {}
+        self._overflow: Series | None = None
+
+    def shard(self, attributes: Mapping[str, Any] | None) -> Shard:
+        """Return the calling thread's shard of the series of these attributes."""
+        if attributes is None:
+            attributes = _NO_ATTRIBUTES
+        try:
+            items = tuple(attributes.items())
+            shard = self._local.shards.get(items)
+            if shard is not None:
+                return shard  # type: ignore[no-any-return]
+            lookup = lookup_of(items, tuple(map(type, attributes.values())))
+            shard = self._local.shards.get(lookup)
+        except Exception as trouble:  # a list among the values, or what else cannot be looked up
+            let_through(trouble)
+            lookup = shard = None
+        return self._find(attributes, lookup) if shard is None else shard
+
+    def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
+        series = self._series_of(attributes)
+        if series is self._overflow:
+            lookup = None
+        return enter(self._local, series, lookup, attributes)
+
+    def _series_of(self, attributes: Mapping[str, Any]) -> Series:
+        cleaned = clean_instrument_attributes(attributes)
+        key = key_of(cleaned)
+        series = self._series.get(key)
+        if series is not None:
+            return series
+        with self._lock:
+            series = self._series.get(key)
+            if series is None:
+                if len(self._series) >= INSTRUMENT_SETS:
+                    return self._beyond()
+                series = self._series.setdefault(key, self._instrument.new_series(cleaned, key))
+            return series
+
+    def _beyond(self) -> Series:
+        """Return the series of all attribute sets past the limit."""
+        count("attributes.overflow")
+        if self._overflow is None:
+            self._overflow = self._instrument.new_series({OVERFLOW: True}, ())
+        return self._overflow
+
+    def local(self, attributes: Mapping[str, Any]) -> SeriesLocal:
+        """Return each thread's shard of the series of these attributes."""
+        return SeriesLocal(self._series_of(attributes))
+
+
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
+
+
+def lookup_of(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> Any:
+    """Return what attributes are looked up by in a thread's table, or None where they cannot be.
+
+    As keys True, 1 and 1.0 are equal, so only texts are looked up without their types.
+    """
+    if types.count(str) == len(types):
+        return items
+    return (items, types) if _PLAIN.issuperset(types) else None
+
+
+class ComputedBinding(_OperationBinding):
+    """An operation whose attributes are computed, and each thread's shards of their series."""
+
+    __slots__ = ("_compute", "_local")
+
+    def __init__(self, operation: Operation, local: OperationLocal, compute: Computed, expected: Checked) -> None:
+        super().__init__(operation, expected)
+        self._local = local
+        self._compute = compute
+
+    def shard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shard:
+        """Return the calling thread's shard for the attributes of a call."""
+        given: Any = None
+        try:
+            given = self._compute.raw(*args, **kwargs)()
+            items = tuple(given.items())
+            shard = self._local.shards.get(items)
+            return self._typed(given, items) if shard is None else shard
+        except Exception as trouble:  # a list among the values too, which cannot be looked up
+            let_through(trouble)
+            cleaned = self._compute.cleaned(given, trouble, args, kwargs)
+            return shard_for(self.operation, self._local, cleaned, None, cleaned)
+
+    def again(self, shard: Shard) -> Shard:
+        """Return the calling thread's shard of the same series."""
+        return self._local.shard_of(shard.series)
+
+    def _typed(self, given: Mapping[str, Any], items: tuple[Any, ...]) -> Shard:
+        """Return the shard for attributes that are not looked up as they are: new ones, or not all of them texts."""
+        lookup = lookup_of(items, tuple(map(type, given.values())))
+        shard = self._local.shards.get(lookup)
+        if shard is None:
+            shard = shard_for(self.operation, self._local, clean(given), lookup, given)
+        return shard
+
+
+def shard_for(
+    operation: Operation, table: OperationLocal, attributes: Mapping[str, Value], lookup: Any, given: Mapping[str, Any]
+) -> Shard:
+    """Return the calling thread's shard for attributes that its table does not have yet, and perhaps put it there.
+
+    `attributes` are what is left of `given`, which `lookup` stands for.
+    """
+    key = key_of(attributes)
+    series = operation.series(key, attributes, None)
+    assert isinstance(series, Series)
+    # what is past the budget comes this way each time, to be counted
+    return enter(table, series, lookup if series.key == key else None, given)
+
+
+_MOST_LOOKED_UP = 4_096
+
+
+def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str, Any]) -> Shard:
+    """Return the calling thread's shard of a series, and let it be found by `lookup` the next time.
+
+    But for what would fill the table with ways to one series: names that are ignored, and NaN, which equals nothing.
+    """
+    if lookup is None or len(table.shards) >= _MOST_LOOKED_UP or not _is_all_of(series, given):
+        return table.shard_of(series)
+    shard = table.shards[lookup] = table.lease(series)
+    return shard
+
+
+def _is_all_of(series: Series, given: Mapping[str, Any]) -> bool:
+    try:
+        return all(name in series.attributes and value == value for name, value in given.items())
+    except Exception as trouble:  # of a mapping or a name of the user's
+        let_through(trouble)
+        return False
+
+
+def bind_site(site: Site, current: Pipeline) -> Binding | ComputedBinding | None:
+    """Make the link of a decorated function, or None where its calls have to go the long way."""
+    if site.failed is not None or (current.spans if site.span is None else site.span):
+        return None
+    if site.compute is not None:
+        operation = current.operation(site.name)
+        if not isinstance(operation.recorder, ShardedOperation):
+            return None
+        return ComputedBinding(operation, operation.recorder.local, site.compute, site.expected)
+    return _link(current, site.name, site.attributes, site.key, site.expected)
+
+
+def bind_block(name: str, current: Pipeline) -> Binding | None:
+    """Make the link of blocks of that name without anything further, or None where they have to go the long way."""
+    return None if current.spans else _link(current, name, {}, (), ())
+
+
+def _link(
+    current: Pipeline,
+    name: str,
+    attributes: Mapping[str, Value],
+    key: Key,
+    expected: Checked,
+) -> Binding | None:
+    operation = current.operation(name)
+    series = operation.series(key, attributes, None)
+    if not isinstance(series, Series) or series.key != key:
+        return None  # past a limit, so that each call has to be counted
+    return Binding(operation, series, expected)

@@ -1,0 +1,156 @@
+"""The short way of a measured call, with the parameters of the very function that is measured.
+
+To take any arguments and hand them on, as ``*args`` and ``**kwargs``, costs a third of what a measured call costs. So
+the code of the short way is made once for each number of parameters and given the names of the function's own; a
+function that itself takes any arguments, or whose attributes are computed from them, gets the form that hands them on.
+As with every function, a call whose arguments do not fit is refused before anything runs; it is not measured.
+
+What is made so uses no globals: those that it has are the function's own, since frameworks look annotations up there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from bisect import bisect_left
+from collections.abc import Callable
+from time import perf_counter as clock
+from types import FunctionType
+from typing import Any
+
+from clew.interpreter.callables import Parameters, as_of, made_of
+from clew.interpreter.interruptions import let_through
+from clew.metrics.deferred import owe
+from clew.operations import pipeline
+from clew.operations.awaited import VALUES, handed_over
+
+Function = Callable[..., Any]
+
+_TEXT = """\
+def make(function, seldom, clock, bisect_left, type):
+    link = None
+
+    {define} measured({parameters}):
+        linked = link
+        if linked is None:
+            if seldom.pipeline.current is None:
+                return {wait}function({arguments})
+            return {wait}seldom.long_way({arguments})
+        shard = {shard}
+        start = clock()
+        shard.started += 1
+        try:
+            result = {wait}function({arguments})
+            seconds = clock() - start
+        except seldom.BaseException as error:
+            try:
+                linked.end_since(shard, start, error)
+            except seldom.RecursionError:  # no room on the stack
+                seldom.owe((linked.end_later, shard, clock() - start, seldom.type(error)))
+            except seldom.Exception as trouble:
+                seldom.let_through(trouble)
+            raise
+        try:{told}{again}
+            index = bisect_left(shard.bounds, seconds)
+        except seldom.BaseException as trouble:
+            seldom.owe((linked.end_later, shard, seconds, None))
+            if seldom.type(trouble) is not seldom.RecursionError:
+                seldom.let_through(trouble)
+            return result
+        shard.counts[index] += 1
+        shard.total += seconds
+        page = shard.page
+        if seconds < page.low:
+            page.low = seconds
+        if seconds > page.high:
+            page.high = seconds
+        if seconds >= page.largest[index]:
+            try:
+                shard.series.layout.keep(page, index, seconds, None)
+            except seldom.RecursionError:  # it is counted, and only no exemplar
+                pass
+            except seldom.Exception as trouble:
+                seldom.let_through(trouble)
+        return result
+
+    return measured
+"""
+
+_TOLD = """
+            if type(result) is not linked.returned and type(result) not in seldom.VALUES:
+                handed = seldom.handed_over(linked, shard, seconds, result)
+                if handed is not None:
+                    return handed"""
+# What the handler of a signal raises may come with each call, such as `clock()`. So calls stand before a run is counted
+# as begun or in the `try`, and none between that and its count.
+
+_AGAIN = """
+            # asked again, since another thread may have driven the coroutine on
+            shard = {}"""
+
+NAMES: dict[str, Any] = {"clock": clock, "bisect_left": bisect_left, "type": type}
+"""What the text uses all the time, from its closure: each name there costs each call a nanosecond."""
+
+
+class _Seldom:
+    """What the text uses seldom."""
+
+    __slots__ = ("long_way",)
+
+    pipeline, VALUES, handed_over, owe = pipeline, VALUES, staticmethod(handed_over), owe
+    BaseException, Exception, RecursionError, type = BaseException, Exception, RecursionError, type
+    let_through = staticmethod(let_through)
+
+    def __init__(self, long_way: Function) -> None:
+        self.long_way = long_way
+
+
+_HANDED_ON = "*args, **kwargs"
+
+
+def short_way(function: Function, long_way: Function, *, computes: bool) -> Function:
+    """Return what measures `function` while there is a link in the variable ``link`` of its closure.
+
+    Args:
+        function: A function, or a coroutine function.
+        long_way: What its calls go to without a link, where there is a pipeline.
+        computes: Whether a link is asked for its shard with the arguments of the call.
+    """
+    is_coroutine = inspect.iscoroutinefunction(function)
+    names = Parameters(function) if isinstance(function, FunctionType) else None
+    # what a coroutine function is called with is looked at when it is called, not when it is awaited
+    is_told = not (is_coroutine or _returns_value(function))
+    if names is None or (not is_coroutine and (computes or names.takes_any)):
+        make = _maker(is_coroutine, computes, is_told, _HANDED_ON, _HANDED_ON, "args, kwargs")
+        return as_of(function, make(function, _Seldom(long_way), **NAMES))
+    make = _maker(is_coroutine, computes, is_told, names.parameters, names.arguments, names.packed)
+    return names.given_to(make(function, _Seldom(long_way), **NAMES))
+
+
+def _returns_value(function: Function) -> bool:
+    """Tell whether a function says itself that it returns a plain value, so that no call need be looked at.
+
+    What is said of a wrapper is said of what it wraps, which may be a coroutine function.
+    """
+    said = getattr(function, "__annotations__", {}).get("return", function)
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return False
+    return said in _SAID if isinstance(said, (str, type, type(None))) else False
+
+
+_SAID = {None, "None", *VALUES, *(kind.__name__ for kind in VALUES)} - {object, "object"}
+
+
+@functools.lru_cache(maxsize=256)
+def _maker(
+    is_coroutine: bool, computes: bool, is_told: bool, parameters: str, arguments: str, packed: str
+) -> Callable[..., Any]:
+    shard = f"linked.shard({packed})" if computes else "linked.local.shard"
+    again = _AGAIN.format("linked.again(shard)" if computes else shard) if is_coroutine else ""
+    define, wait = ("async def", "await ") if is_coroutine else ("def", "")
+    told = _TOLD if is_told else ""
+    text = _TEXT.format(
+        define=define, wait=wait, parameters=parameters, arguments=arguments, shard=shard, again=again, told=told
+    )
+    name = f"<clew.measure {define} {parameters}{' computed' if computes else ''}{' told' if is_told else ''}>"
+    return made_of(text, name)

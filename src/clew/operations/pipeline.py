@@ -1,0 +1,311 @@
+"""Where measurements go: the pipeline that `configure()` builds, or that the application's own MeterProvider gives.
+
+There is one current pipeline, or None. An operation keeps the one it began under, and a pipeline that has been
+replaced (by another `configure()`, or in a forked child) takes the end of no operation any more.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from clew.__about__ import __version__
+from clew.attributes import Key, Value
+from clew.diagnostics import Account, DeferredWarnings, count, warn_once
+from clew.failures import NOTHING_EXPECTED, OTHER, Expected
+from clew.interpreter import forks
+from clew.interpreter.weak import WeakCollection
+from clew.metrics import reentry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Tracer
+
+    from clew.metrics.recorder import OperationRecorder, Recorder, SeriesRecorder
+    from clew.operations.bindings import Binding, InstrumentBinding
+
+CARDINALITY_LIMIT = 100
+"""How many sets of the user's attributes one operation has by default (``CLEW_CARDINALITY_LIMIT``)."""
+
+INSTRUMENT_SETS = 2_000
+"""How many attribute sets the instrument has in all; the specification's default cardinality limit."""
+
+OVERFLOW = "otel.metric.overflow"
+
+_BEYOND: Key = ((OVERFLOW, bool, "operation"),)
+_BEYOND_ALL: Key = ((OVERFLOW, bool, "instrument"),)
+"""The keys of series that stand for attribute sets past the operation's budget, and past the instrument's limit."""
+
+
+class Pipeline:
+    """A recorder and what else an operation needs to know while it runs."""
+
+    def __init__(
+        self,
+        meter_provider: MeterProvider,
+        recorder: Recorder,
+        *,
+        tracer: Tracer | None = None,
+        spans: bool = False,
+        expected: Expected = NOTHING_EXPECTED,
+        cardinality_limit: int = CARDINALITY_LIMIT,
+        follows_requests: bool = False,
+    ) -> None:
+        self.meter_provider = meter_provider
+        self.recorder = recorder
+        self.tracer = tracer
+        self.spans = spans
+        self.expected = expected
+        self.cardinality_limit = cardinality_limit
+        self.follows_requests = follows_requests
+        """Whether each run has to tell its request how it ends; then none takes the short way."""
+        self.is_open = True
+        self.lock = threading.RLock()  # the handler of a signal may measure too, in the middle of what it interrupts
+        self.sets = 0
+        self._operations: dict[str, Operation] = {}
+        self._overflow: Operation | None = None
+        self._instrument_links: dict[Any, InstrumentBinding] = {}
+        self.block_bindings: dict[str, Binding | None] = {}
+        """The short way for blocks, by name; None where there is none."""
+        _export_events(meter_provider)
+        _import_all_that_measures()
+
+    def renewed(self) -> Pipeline:
+        """Return a pipeline like this one, into which nothing has been recorded and no operation has begun."""
+        return Pipeline(
+            self.meter_provider,
+            self.recorder.renewed(),
+            tracer=self.tracer,
+            spans=self.spans,
+            expected=self.expected,
+            cardinality_limit=self.cardinality_limit,
+            follows_requests=self.follows_requests,
+        )
+
+    def operation(self, name: str) -> Operation:
+        """Return the operation of that name; past the instrument's limit, the one that stands for all further ones."""
+        found = self._operations.get(name)
+        if found is not None:
+            return found
+        with DeferredWarnings(), self.lock:
+            found = self._operations.get(name)
+            if found is None:
+                if len(self._operations) >= INSTRUMENT_SETS:
+                    return self._further_operation()
+                found = self._operations.setdefault(name, Operation(self, name))
+            return found
+
+    def add_block(self, name: str) -> None:
+        """Let further blocks of that name take the short way, if there is one."""
+        from clew.operations.bindings import bind_block
+
+        if len(self.block_bindings) < INSTRUMENT_SETS:
+            self.block_bindings[name] = None if self.follows_requests else bind_block(name, self)
+
+    def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentBinding | None:
+        """Return the short way into one of the user's instruments, or None where there is none.
+
+        `bounds` are those of a histogram's buckets; None for an instrument that sums.
+        """
+        sharded = self.recorder.instrument(instrument, bounds)
+        if sharded is None:
+            return None
+        from clew.operations.bindings import InstrumentBinding
+
+        return self._instrument_links.setdefault(sharded, InstrumentBinding(sharded))
+
+    def _further_operation(self) -> Operation:
+        count("operation.overflow")
+        warn_once(
+            "operation.overflow", "More than %d operation names; the further ones are measured as one", INSTRUMENT_SETS
+        )
+        if self._overflow is None:
+            self._overflow = Operation(self, None)
+        return self._overflow
+
+
+class Operation:
+    """A named piece of work under one pipeline: the series of its attribute sets, each made at its first use.
+
+    Past the operation's budget of attribute sets the user's attributes are dropped and the point carries
+    ``otel.metric.overflow``; totals per operation and per error type stay exact.
+    """
+
+    def __init__(self, pipeline: Pipeline, name: str | None) -> None:
+        self.pipeline = pipeline
+        self._name = name
+        self._series: dict[Key, SeriesRecorder] = {}
+        self._failed: dict[tuple[Key, str], SeriesRecorder] = {}
+        self._only_failed: set[Key] = set()
+        self._error_types: set[str] = set()
+        self._overflow: dict[str | None, SeriesRecorder] = {}
+        self._overflow_of_all: SeriesRecorder | None = None
+        self.recorder: OperationRecorder = pipeline.recorder.operation(self._identity())
+
+    def _identity(self) -> dict[str, Value]:
+        return {OVERFLOW: True} if self._name is None else {"operation.name": self._name}
+
+    def series(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
+        """Return what records runs with these attributes, whose key is `key`, and this error type."""
+        found = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
+        return found or self._find(key, attributes, error_type)
+
+    def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
+        pipeline = self.pipeline
+        with DeferredWarnings(), pipeline.lock:
+            error_type = self._known(error_type)
+            if self._name is None or key is _BEYOND_ALL:
+                return self._beyond_all()
+            if key is _BEYOND:
+                return self._beyond(error_type)
+            if self._is_past_budget(key):
+                count("attributes.overflow")
+                warn_once(
+                    ("attributes.overflow", self._name),
+                    "The operation %s has more than %d attribute sets; further ones are measured without their "
+                    "attributes, marked %s",
+                    self._name,
+                    pipeline.cardinality_limit,
+                    OVERFLOW,
+                )
+                return self._beyond(error_type)
+            series = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
+            if series is None:
+                if pipeline.sets >= INSTRUMENT_SETS:
+                    count("attributes.overflow")
+                    return self._beyond_all()
+                pipeline.sets += 1
+                series = self.recorder.series(self._named(attributes, error_type), key)
+                if error_type is None:
+                    self._only_failed.discard(key)
+                    series = self._series.setdefault(key, series)
+                else:
+                    if key and key not in self._series:
+                        self._only_failed.add(key)
+                    series = self._failed.setdefault((key, error_type), series)
+            return series
+
+    def _is_past_budget(self, key: Key) -> bool:
+        if not key or key in self._series or key in self._only_failed:
+            return False
+        number = len(self._series) - (() in self._series) + len(self._only_failed)
+        return number >= self.pipeline.cardinality_limit
+
+    def _beyond(self, error_type: str | None) -> SeriesRecorder:
+        """Return the series of all attribute sets past the operation's budget."""
+        series = self._overflow.get(error_type)
+        if series is None:
+            self.pipeline.sets += 1
+            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND)
+            series = self._overflow.setdefault(error_type, series)
+        return series
+
+    def _beyond_all(self) -> SeriesRecorder:
+        """Return the series of all attribute sets past the instrument's limit."""
+        if self._overflow_of_all is None:
+            self._overflow_of_all = self.recorder.series({OVERFLOW: True}, _BEYOND_ALL)
+        return self._overflow_of_all
+
+    def _named(self, attributes: Mapping[str, Value], error_type: str | None) -> dict[str, Value]:
+        failed: dict[str, Value] = {} if error_type is None else {"error.type": error_type}
+        return {**attributes, **self._identity(), **failed}
+
+    def _known(self, error_type: str | None) -> str | None:
+        """Return the error type, or ``_OTHER`` where the operation has had too many different ones."""
+        if error_type is None or error_type in self._error_types:
+            return error_type
+        if len(self._error_types) >= self.pipeline.cardinality_limit:
+            count("error_type.overflow")
+            warn_once(
+                ("error_type.overflow", self._name),
+                "The operation %s has failed with more than %d different error types; further ones are named %s",
+                self._name,
+                self.pipeline.cardinality_limit,
+                OTHER,
+            )
+            return OTHER
+        self._error_types.add(error_type)
+        return error_type
+
+
+ours: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The providers that `configure()` has built; OpenTelemetry's global ones stay the first of them."""
+
+_observed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _import_all_that_measures() -> None:
+    """Import what code that is measured imports later; whoever interrupted it then would find a module half done."""
+    for module in ("clew.operations.bindings", "clew.metrics.limits"):
+        import_module(module)
+
+
+def _export_events(provider: MeterProvider) -> None:
+    """Export the counts of `clew.diagnostics` as the metric ``clew.events`` of a provider."""
+    if provider in _observed:
+        return
+    _observed.add(provider)
+    account = Account(lambda: _tells_deltas(provider))
+
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        reentry.begin_collection()
+        return [Observation(number, {"event.name": event}) for event, number in account.counts().items()]
+
+    provider.get_meter("clew", __version__).create_observable_counter(
+        "clew.events",
+        callbacks=[observe],
+        unit="{event}",
+        description="What clew has dropped, replaced or ignored.",
+    )
+
+
+def _tells_deltas(provider: MeterProvider) -> bool:
+    """Tell whether a forked child's provider takes what it is told for more of its parent's total."""
+    if provider in ours:
+        return False
+    from clew.metrics import sdk
+
+    return sdk.tells_deltas(provider)
+
+
+current: Pipeline | None = None
+
+
+class Linked(Protocol):
+    """What holds on to something of the current pipeline."""
+
+    def cut(self) -> None:
+        """Let go of it: the pipeline is about to change."""
+
+
+linked: WeakCollection[Linked] = WeakCollection()
+"""What links itself to a pipeline looks afterwards whether that is still the current one, and else cuts itself off."""
+
+
+def use(pipeline: Pipeline | None) -> None:
+    """Make `pipeline` the current one; no lock is taken, since this thread may have interrupted what has it.
+
+    What began under the one before ends there if that has a provider of the application's own, which goes on; else it
+    is not recorded any more.
+    """
+    global current
+    before, current = current, pipeline
+    if before is not None and before.meter_provider in ours:
+        before.is_open = False
+    for one in linked:
+        one.cut()
+
+
+def _renew_in_child() -> None:
+    """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
+    if current is not None:
+        current.is_open = False
+        use(current.renewed())
+
+
+forks.after_in_child(_renew_in_child)

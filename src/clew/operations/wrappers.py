@@ -1,0 +1,106 @@
+"""The functions that stand in for the decorated ones, one for each form that Python code has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from time import perf_counter as clock
+from typing import TYPE_CHECKING, Any
+
+from clew.interpreter.callables import is_coroutine_function
+from clew.interpreter.interruptions import let_through
+from clew.metrics.deferred import owe
+from clew.operations.awaited import handed_over_by
+from clew.operations.fast_path import short_way
+from clew.operations.generators import measured_async_generator, measured_generator
+from clew.operations.run import begin_run
+
+if TYPE_CHECKING:
+    from clew.operations.site import Site
+
+Function = Callable[..., Any]
+
+
+def wrap(function: Function, site: Site) -> Function:
+    """Return a function that measures each call of `function`, of the same kind for `inspect` and for frameworks."""
+    if inspect.isasyncgenfunction(function):
+        if site.failed is not None:
+            raise TypeError(f"{site.name}: failed looks at a returned value, and an async generator returns none")
+        return measured_async_generator(function, site)
+    if inspect.isgeneratorfunction(function):
+        return measured_generator(function, site)
+    if is_coroutine_function(function):
+        return _coroutine(function, site)
+    return _function(function, site)
+
+
+def _function(function: Function, site: Site) -> Function:
+    def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
+        site.make_link()
+        run = begin_run(site, args, kwargs)
+        if run is None:
+            return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            try:
+                run.end(error)
+            except RecursionError:  # no room on the stack
+                owe((run.end_later, clock(), type(error)))
+            except Exception as trouble:
+                if run.is_under_way:
+                    owe((run.end_later, clock(), type(error)))
+                let_through(trouble)
+            raise
+        try:
+            handed = handed_over_by(run, site.failed, result)
+            if handed is not None:
+                return handed
+            site.saw(result)
+            run.end_with(result, site.failed)
+        except RecursionError:
+            owe((run.end_later, clock(), None))
+        except Exception as trouble:
+            if run.is_under_way:
+                owe((run.end_later, clock(), None))
+            let_through(trouble)
+        return result
+
+    return _linked(function, site, measured_the_long_way)
+
+
+def _coroutine(function: Function, site: Site) -> Function:
+    async def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
+        site.make_link()
+        run = begin_run(site, args, kwargs)
+        if run is None:
+            return await function(*args, **kwargs)
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            try:
+                run.end(error)
+            except RecursionError:  # no room on the stack
+                owe((run.end_later, clock(), type(error)))
+            except Exception as trouble:
+                if run.is_under_way:
+                    owe((run.end_later, clock(), type(error)))
+                let_through(trouble)
+            raise
+        try:
+            run.end_with(result, site.failed)
+        except RecursionError:
+            owe((run.end_later, clock(), None))
+        except Exception as trouble:
+            if run.is_under_way:
+                owe((run.end_later, clock(), None))
+            let_through(trouble)
+        return result
+
+    return _linked(function, site, measured_the_long_way)
+
+
+def _linked(function: Function, site: Site, long_way: Function) -> Function:
+    measured = short_way(function, long_way, computes=site.compute is not None)
+    site.on_link(measured)
+    return measured

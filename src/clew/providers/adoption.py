@@ -1,0 +1,64 @@
+"""The application's own providers: `clew` records into its MeterProvider, with or without `clew.configure()`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+
+from clew.__about__ import __version__
+from clew.diagnostics import warn_once
+from clew.metrics import sdk
+from clew.metrics.recorder import PortableRecorder
+from clew.operations import pipeline
+
+
+def watch() -> None:
+    """Adopt the global MeterProvider, now or when the application sets it."""
+    sdk.on_meter_provider(_adopt)
+
+
+def _adopt(provider: MeterProvider) -> None:
+    if pipeline.current is not None or provider in pipeline.ours or isinstance(provider, NoOpMeterProvider):
+        return
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return
+    say_what_lacks(provider)
+    pipeline.use(pipeline.Pipeline(provider, PortableRecorder(provider), tracer=trace.get_tracer("clew", __version__)))
+
+
+def say_what_lacks(provider: MeterProvider) -> None:
+    """Say once what keeps request IDs off the exemplars of a MeterProvider that the application built."""
+    if isinstance(provider, NoOpMeterProvider):
+        warn_once("no-op provider", "The application has set a NoOpMeterProvider: nothing is measured")
+        return
+    lacks = sdk.lacks_request_ids(provider)
+    if lacks:
+        warn_once(
+            "foreign provider",
+            "The application's own MeterProvider keeps no request IDs on exemplars; build it with MeterProvider(%s, …)",
+            ", ".join(lacks),
+        )
+
+
+def is_foreign(provider: Any) -> bool:
+    """Tell whether the application has set this global provider; a proxy stands for one that is not set yet."""
+    return provider not in pipeline.ours and not type(provider).__name__.lstrip("_").startswith("Proxy")
+
+
+class ForeignProvider:
+    """A provider that the application built, among what delivers: it is flushed, and never shut down."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what the provider has; False where it says that it failed."""
+        flush = getattr(self._provider, "force_flush", None)
+        return flush is None or flush(timeout_millis) is not False
+
+    def shutdown(self, timeout_millis: int = 30_000) -> bool:
+        """Send what the provider has, and leave it as it is."""
+        return self.force_flush(timeout_millis)

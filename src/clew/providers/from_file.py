@@ -1,0 +1,180 @@
+"""OpenTelemetry's declarative configuration: the providers that the file named by ``OTEL_CONFIG_FILE`` describes.
+
+The package `opentelemetry-configuration` (the extra ``clew[config]``) reads the file and builds them. Its function
+`configure_sdk` has no place for request IDs, so the providers are built one by one and get them before anything is
+measured. The file alone says where data goes and how; of the environment those variables count that it names itself
+(``${NAME}``), and those of `clew`. What is different from `configure_sdk`: exemplars carry request IDs unless the file
+names an exemplar filter, the resource has a ``service.instance.id``, and where the file names no propagators there are
+`clew`'s.
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk/
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.metrics import sdk
+from clew.metrics.views import exemplar_filter, views
+from clew.propagation.spans import RequestIdSpanProcessor
+from clew.providers.from_settings import BuiltProvider, ProviderArguments, metric_readers, unusable
+from clew.settings import ConfigurationError, Problem, Settings
+from clew.settings.problems import shown
+from clew.settings.resource import INSTANCE_ID, whereabouts
+
+T = TypeVar("T")
+
+_VARIABLE = "OTEL_CONFIG_FILE"
+
+
+class ConfigFile:
+    """Builds the providers that a configuration file describes.
+
+    Attributes:
+        disabled: Whether the file turns everything off.
+        resource: What the file says, with a ``service.instance.id`` and the attributes given in code.
+        instance_id_given: Whether the file or the code chose the ``service.instance.id``.
+
+    Raises:
+        ConfigurationError: The package is missing, or the file cannot be read or is wrong.
+    """
+
+    def __init__(self, settings: Settings, given: ProviderArguments, resource: Any) -> None:
+        assert settings.config_file is not None
+        self._path = settings.config_file
+        self._settings = settings
+        self._given = given
+        try:
+            from opentelemetry.configuration import file  # pyright: ignore[reportMissingTypeStubs]
+        except ImportError as error:
+            raise self._wrong(
+                f"a file only with the package that reads it: pip install 'clew[config]' ({error})"
+            ) from error
+        self._file: Any = file
+        self._config: Any = self._made(lambda: file.load_config_file(self._path))
+        self.disabled = bool(self._config.disabled)
+        own = Resource({INSTANCE_ID: str(uuid.uuid4())})
+        described: Resource = own.merge(self._made(lambda: file.create_resource(self._config.resource)))
+        if resource is not None:
+            described = described.merge(resource if isinstance(resource, Resource) else Resource(dict(resource)))
+        self.instance_id_given = described.attributes[INSTANCE_ID] != own.attributes[INSTANCE_ID]
+        if getattr(self._config.resource, "detection_development", None) is None:  # no detectors are named
+            described = whereabouts(instance_id_given=self.instance_id_given).merge(described)
+        self.resource = described
+
+    def metrics(self) -> BuiltProvider:
+        """Build the MeterProvider of the file, with request IDs on its exemplars."""
+        config = self._config.meter_provider
+        given = self._given.metrics
+        if config is None and given is None:
+            return BuiltProvider(None)
+        if config is not None and given is not None:
+            config.readers = []
+        provider: MeterProvider = self._made(lambda: self._file.create_meter_provider(config, self.resource))
+        atexit.unregister(provider.shutdown)
+        has_filter = config is not None and config.exemplar_filter is not None
+        sdk.replace_views(
+            provider,
+            lambda theirs: views(*theirs, *self._given.views),
+            None if has_filter else exemplar_filter(),
+        )
+        if given is None:
+            return BuiltProvider(provider, [provider])
+        readers = metric_readers(self._settings, given)
+        for reader in readers:
+            try:
+                provider.add_metric_reader(reader)
+            except Exception as error:
+                raise unusable("metric_readers", given, error) from error
+        return BuiltProvider(provider, readers)
+
+    def spans(self) -> BuiltProvider:
+        """Build the TracerProvider of the file, with request IDs on its spans."""
+        config = self._config.tracer_provider
+        given = self._given.span_processors
+        if config is None and given is None:
+            return BuiltProvider(None)
+        if config is not None and given is not None:
+            config.processors = []
+        limits = self._config.attribute_limits
+        provider: TracerProvider = self._made(lambda: self._file.create_tracer_provider(config, self.resource, limits))
+        atexit.unregister(provider.shutdown)
+        for processor in (RequestIdSpanProcessor(), *(given or ())):
+            provider.add_span_processor(processor)
+        return BuiltProvider(provider, [provider] if given is None else given)
+
+    def logs(self) -> BuiltProvider:
+        """Build the LoggerProvider of the file, with request IDs on its log records."""
+        config = self._config.logger_provider
+        given = self._given.log_processors
+        if config is None and given is None:
+            return BuiltProvider(None)
+        if config is not None and given is not None:
+            config.processors = []
+        limits = self._config.attribute_limits
+        provider: LoggerProvider = self._made(lambda: self._file.create_logger_provider(config, self.resource, limits))
+        atexit.unregister(provider.shutdown)
+        sdk.put_first(provider, RequestIdLogRecordProcessor())
+        for processor in given or ():
+            provider.add_log_record_processor(processor)
+        return BuiltProvider(provider, [provider] if given is None else given)
+
+    def propagator(self) -> TextMapPropagator | None:
+        """Build the propagator of the file; None where it names none."""
+        config = self._config.propagator
+        return None if config is None else self._made(lambda: self._file.create_propagator(config))
+
+    def instrument(self) -> None:
+        """Activate the instrumentations that the file names."""
+        from opentelemetry.configuration.instrumentation import (  # pyright: ignore[reportMissingTypeStubs]
+            configure_instrumentation,
+        )
+
+        configure_instrumentation(self._config.instrumentation_development)
+
+    def _made(self, make: Callable[[], T]) -> T:
+        try:
+            with _heard_on_success():
+                return make()
+        except Exception as error:  # the package's own error, or whatever a plug-in raises
+            raise self._wrong(f"a file that can be used; this fails: {error}") from error
+
+    def _wrong(self, allowed: str) -> ConfigurationError:
+        return ConfigurationError([Problem(_VARIABLE, shown(self._path), allowed)])
+
+
+@contextmanager
+def _heard_on_success() -> Generator[None]:
+    """Hold back what the package logs until it is known that it does not raise the same."""
+    package = logging.getLogger("opentelemetry.configuration")
+    records: list[logging.LogRecord] = []
+
+    class Held(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    held = Held()
+    propagates, package.propagate = package.propagate, False
+    package.addHandler(held)
+    try:
+        yield
+    except BaseException:
+        records.clear()
+        raise
+    finally:
+        package.removeHandler(held)
+        package.propagate = propagates
+        for record in records:
+            logging.getLogger(record.name).handle(record)

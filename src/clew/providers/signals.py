@@ -1,0 +1,229 @@
+"""The providers of the three signals that `clew.configure()` works with: built by `clew`, or by the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from opentelemetry import metrics, propagate, trace
+from opentelemetry._logs import get_logger_provider, set_logger_provider
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from clew import lifetime
+from clew.delivery import Part
+from clew.delivery.standby import Standby
+from clew.diagnostics import warn_once
+from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.metrics import sdk
+from clew.operations import pipeline
+from clew.propagation.spans import RequestIdSpanProcessor
+from clew.providers import from_settings
+from clew.providers.adoption import ForeignProvider, is_foreign, say_what_lacks
+from clew.providers.from_settings import BuiltProvider, Environment, ProviderArguments
+from clew.settings import ConfigurationError, Problem, Settings, identity_in_child
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+    from clew.providers.from_file import ConfigFile
+
+_DEFAULT_PROPAGATORS = ("tracecontext", "baggage", "request_id")
+
+
+@dataclass
+class Signals:
+    """What is measured, traced and logged with.
+
+    Attributes:
+        enabled: False where OpenTelemetry is turned off.
+        parts: What delivers: readers and processors of ours or given in code, and providers that a file describes.
+        foreign: The providers that the application built, which are flushed and never shut down.
+        readers_added: The readers given in code for a MeterProvider that the application built.
+    """
+
+    resource: Resource
+    instance_id_given: bool
+    enabled: bool = True
+    meter_provider: metrics.MeterProvider = field(default_factory=metrics.NoOpMeterProvider)
+    tracer_provider: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
+    logger_provider: Any = None
+    parts: list[Part] = field(default_factory=list[Part])
+    foreign: list[ForeignProvider] = field(default_factory=list[ForeignProvider])
+    readers_added: list[MetricReader] = field(default_factory=list["MetricReader"])
+
+    def restart_in_child(self) -> None:
+        """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
+        # and nothing more: other attributes of a process are the SDK's to renew
+        identity = identity_in_child(self.resource, instance_id_given=self.instance_id_given)
+        if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
+            sdk.restart_metrics_in_child(self.meter_provider, identity)
+        for provider in (self.tracer_provider, self.logger_provider):
+            if provider in pipeline.ours:
+                sdk.update_resource(provider, identity)
+        for part in self.parts:
+            restart: Callable[[], None] | None = getattr(part, "restart_in_child", None)
+            if restart is not None:
+                restart()
+
+    def take(self, built: BuiltProvider) -> bool:
+        """Take over what was built; False where there is no provider."""
+        if built.provider is None:
+            return False
+        pipeline.ours.add(built.provider)
+        self.add(*built.parts)
+        return True
+
+    def add(self, *parts: Any) -> None:
+        """Add what delivers: parts of ours as they are, all others with a thread that stands by for them."""
+        self.parts += [part if isinstance(part, Part) else Standby(part) for part in parts]
+
+    def leave_foreign(self) -> None:
+        """Take the readers given in code out of the application's MeterProvider."""
+        for reader in self.readers_added:
+            try:
+                self.meter_provider.remove_metric_reader(reader)  # type: ignore[attr-defined]
+            except Exception as error:
+                warn_once("remove reader", "A reader could not be taken from the application's provider: %s", error)
+
+
+def build(settings: Settings, given: ProviderArguments, resource: Any) -> Signals:
+    """Build the providers that the application has not set, and set them and the propagators.
+
+    Raises:
+        ConfigurationError: Something cannot be built; nothing is set then.
+    """
+    source: Environment | ConfigFile = Environment(settings, given)
+    if settings.config_file is not None and not settings.disabled:
+        from clew.providers.from_file import ConfigFile
+
+        source = ConfigFile(settings, given, resource)
+    signals = Signals(source.resource, source.instance_id_given, enabled=not source.disabled)
+    if source.disabled:
+        propagate.set_global_textmap(propagator(settings))
+        return signals
+    if signals.instance_id_given and lifetime.is_multiprocessing_child():
+        own = identity_in_child(signals.resource, instance_id_given=True)
+        signals.resource = source.resource = signals.resource.merge(own)
+    meters, tracers, loggers = metrics.get_meter_provider(), trace.get_tracer_provider(), get_logger_provider()
+    problems: list[Problem] = []
+
+    def built(provider: Any, make: Callable[[], BuiltProvider]) -> BuiltProvider | None:
+        try:
+            return None if is_foreign(provider) else make()
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+            return None
+
+    of_metrics = built(meters, source.metrics)
+    of_spans = built(tracers, source.spans)
+    of_logs = built(loggers, source.logs)
+    propagators: TextMapPropagator | None = None
+    try:
+        propagators = source.propagator()
+    except ConfigurationError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(dict.fromkeys(problems))
+
+    if of_metrics is None:
+        _use_meters(signals, meters, settings, given)
+    elif signals.take(of_metrics):
+        signals.meter_provider = of_metrics.provider
+        if meters not in pipeline.ours:
+            metrics.set_meter_provider(of_metrics.provider)
+    if of_spans is None:
+        _use_tracers(signals, tracers, given)
+    elif signals.take(of_spans):
+        signals.tracer_provider = of_spans.provider
+        if tracers not in pipeline.ours:
+            trace.set_tracer_provider(of_spans.provider)
+    if of_logs is None:
+        _use_loggers(signals, loggers, given)
+    elif signals.take(of_logs):
+        signals.logger_provider = of_logs.provider
+        if loggers not in pipeline.ours:
+            set_logger_provider(of_logs.provider)
+    if settings.internal_metrics:
+        for part in signals.parts:
+            measure: Callable[[metrics.MeterProvider], None] | None = getattr(part, "measure_itself", None)
+            if measure is not None:
+                measure(signals.meter_provider)
+    propagate.set_global_textmap(propagators or propagator(settings))
+    source.instrument()
+    return signals
+
+
+def propagator(settings: Settings) -> CompositePropagator:
+    """Make the propagators that ``OTEL_PROPAGATORS`` names, or else `clew`'s."""
+    names = settings.propagators if settings.propagators is not None else _DEFAULT_PROPAGATORS
+    found = [entry_points(group="opentelemetry_propagator", name=name) for name in names]
+    return CompositePropagator([next(iter(points)).load()() for points in found])
+
+
+# providers that the application built
+
+_given_to: WeakSet[Any] = WeakSet()
+"""The application's providers that have a processor of ours for request IDs already."""
+
+
+def _use_meters(signals: Signals, provider: Any, settings: Settings, given: ProviderArguments) -> None:
+    say_what_lacks(provider)
+    signals.meter_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if given.views:
+        _say_unused("views", "MeterProvider")
+    if given.metrics is not None:
+        if not isinstance(provider, MeterProvider):
+            _say_unused("metric_exporters and metric_readers", "MeterProvider")
+            return
+        for reader in from_settings.metric_readers(settings, given.metrics):
+            provider.add_metric_reader(reader)
+            signals.readers_added.append(reader)
+        signals.add(*signals.readers_added)
+
+
+def _use_tracers(signals: Signals, provider: Any, given: ProviderArguments) -> None:
+    signals.tracer_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if not isinstance(provider, TracerProvider):
+        if given.span_processors:
+            _say_unused("span_processors", "TracerProvider")
+        return
+    if provider not in _given_to:
+        _given_to.add(provider)
+        provider.add_span_processor(RequestIdSpanProcessor())
+    for processor in given.span_processors or ():
+        provider.add_span_processor(processor)
+        signals.add(processor)
+
+
+def _use_loggers(signals: Signals, provider: Any, given: ProviderArguments) -> None:
+    signals.logger_provider = provider
+    signals.foreign.append(ForeignProvider(provider))
+    if not isinstance(provider, LoggerProvider):
+        if given.log_processors:
+            _say_unused("log_processors", "LoggerProvider")
+        return
+    if provider not in _given_to:
+        _given_to.add(provider)
+        sdk.put_first(provider, RequestIdLogRecordProcessor())
+    for processor in given.log_processors or ():
+        provider.add_log_record_processor(processor)
+        signals.add(processor)
+
+
+def _say_unused(arguments: str, kind: str) -> None:
+    warn_once(
+        ("unused", arguments),
+        "The application has set a %s of its own, which clew works with; the %s given to clew.configure() are not used",
+        kind,
+        arguments,
+    )
