@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from clew.answers.timestamps import rfc3339
+from clew.answers.timestamps import to_rfc3339
 from clew.cli import main
 from clew.local import otlp
 from clew.local.retention import Retention
@@ -237,7 +237,7 @@ def test_every_question_answers_whatever_was_stored_and_nothing_of_it_acts_in_th
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clew.sqlite"
         store_of(path, messages)
-        at = rfc3339(time.time_ns() if moment is None else moment)
+        at = to_rfc3339(time.time_ns() if moment is None else moment)
         for question in (
             ("report", "--window", "5m"),
             ("report", "--window", CENTURY),
@@ -299,7 +299,7 @@ def interleaved(exports, now, writers, steps, start=0):
 @pytest.mark.parametrize("writers", [2, 3, 4])
 def test_several_writers_that_send_as_one_are_told(stored, clew, exports, now, writers):
     stored.send(*interleaved(exports, now, writers, 10))
-    for question in (("report",), ("around", rfc3339(now), "--window", "5m")):
+    for question in (("report",), ("around", to_rfc3339(now), "--window", "5m")):
         said = clew(*question, "--store", stored.store).stderr
         assert "too many calls are counted of checkout of shop" in said
         assert "service.instance.id" in said

@@ -77,7 +77,7 @@ def test_exponential_histograms_add_and_subtract_at_the_coarser_scale(first, sec
     assert both.minus(made(second, 5 - down)) == made(first, 5 - down)
 
 
-def test_histograms_with_other_bounds_are_shared_out_and_lose_nothing():
+def test_histograms_with_other_bounds_are_distributed_and_lose_nothing():
     coarse = Explicit((1.0, 3.0), 12, 0, [4, 6, 2])
     fine = Explicit((1.0, 2.0, 3.0), 9, 0, [0, 9, 0, 0])
     buckets = merged([coarse, fine])

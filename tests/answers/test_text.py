@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from clew import measure
-from clew.answers.timestamps import rfc3339
+from clew.answers.timestamps import to_rfc3339
 from clew.operations import wrappers
 
 MINUTE = 60 * 10**9
@@ -390,14 +390,14 @@ def test_the_text_of_around_fits_a_screen_and_leaves_out_what_is_hardly_more_com
     for number in range(300):
         lines = exports.log_line(f"line {number}", at=now - number * MS, message=lines)
     stored.send(message, lines)
-    answer = ask_around(rfc3339(now), "--format", "json").json
+    answer = ask_around(to_rfc3339(now), "--format", "json").json
     (found,) = answer["shared"]
     assert 1 < found["lift"] < 1.5
-    shown = ask_around(rfc3339(now)).stdout
+    shown = ask_around(to_rfc3339(now)).stdout
     assert "share nothing" in shown
     assert len(re.findall(r"line \d+$", shown, re.MULTILINE)) == 12
     assert "… and 288 events more" in shown
-    five = ask_around(rfc3339(now), "--events", "5").stdout
+    five = ask_around(to_rfc3339(now), "--events", "5").stdout
     assert len(re.findall(r"line \d+$", five, re.MULTILINE)) == 5
 
 

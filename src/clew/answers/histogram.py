@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 class Bucket(NamedTuple):
-    """`held` values in (low, high]; `growing` says that they lie closer together at the low end (exponential)."""
+    """`held` values in (low, high]; `exponential` says that they lie closer together at its low end."""
 
     low: float
     high: float
     held: float
-    growing: bool = False
+    exponential: bool = False
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Explicit:
     counts: list[int] = field(default_factory=list[int])
 
     def fell(self, earlier: Explicit) -> bool:
-        """Say whether this cumulative value cannot follow `earlier` without a reset between them."""
+        """Return whether this cumulative value cannot follow `earlier` without a reset between them."""
         return self.count < earlier.count or any(a < b for a, b in zip(self.counts, earlier.counts, strict=False))
 
     def minus(self, earlier: Explicit) -> Explicit:
@@ -68,7 +68,7 @@ class Exponential:
     negative: dict[int, int] = field(default_factory=dict[int, int])
 
     def fell(self, earlier: Exponential) -> bool:
-        """Say whether this cumulative value cannot follow `earlier`; buckets may shrink as scale and threshold move."""
+        """Return whether this cannot follow `earlier`; buckets may shrink as scale and threshold move."""
         return self.count < earlier.count
 
     def minus(self, earlier: Exponential) -> Exponential:
@@ -116,7 +116,7 @@ Histogram = Explicit | Exponential
 def merged(histograms: Iterable[Histogram]) -> list[Bucket]:
     """Return the buckets of all histograms together, rising and without overlap.
 
-    Where bounds differ, a bucket that is cut by another's bound is shared out in proportion.
+    Where bounds differ, a bucket that is cut by another's bound is distributed in proportion.
     """
     explicit: dict[tuple[float, ...], Explicit] = {}
     exponential: Exponential | None = None
@@ -129,10 +129,10 @@ def merged(histograms: Iterable[Histogram]) -> list[Bucket]:
     layouts = [layout.buckets() for layout in explicit.values()]
     if exponential is not None:
         layouts.append(exponential.buckets())
-    return united(layouts)
+    return merged_buckets(layouts)
 
 
-def united(layouts: Iterable[list[Bucket]]) -> list[Bucket]:
+def merged_buckets(layouts: Iterable[list[Bucket]]) -> list[Bucket]:
     """Return the buckets of several layouts as one, cut at every bound of each."""
     layouts = [layout for layout in layouts if layout]
     if len(layouts) <= 1:

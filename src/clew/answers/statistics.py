@@ -19,7 +19,7 @@ BLOCKS = 5
 
 _MOST_BLOCKS = 12
 _INTERVALS = 10  # a block is at least so many export intervals long
-_CERTAIN = 0.02  # a trend is told from noise where the p-value is smaller
+_SIGNIFICANT = 0.02  # a trend is told from noise where the p-value is smaller
 _UP, _DOWN = 1.1, 0.9  # and where the ratio is beyond these
 _NORMAL = 1.96  # standard deviations of a two-sided 95 % bound
 
@@ -74,7 +74,7 @@ def quantile(q: float, buckets: Sequence[Bucket], largest: Sequence[float] = ())
         value = low if math.isfinite(low) else 0.0
     elif math.isinf(low):
         value = high
-    elif found.growing and low > 0:
+    elif found.exponential and low > 0:
         value = low * (high / low) ** share
     else:
         value = low + (high - low) * share
@@ -124,7 +124,7 @@ def _compare(now: Side, before: Side) -> Trend:
         degrees = variance**2 / (spread**2 / freedom + earlier_spread**2 / earlier_freedom)
         p_value = student(abs(rate - earlier) / math.sqrt(variance), degrees)
     direction = "level"
-    if p_value < _CERTAIN:
+    if p_value < _SIGNIFICANT:
         if rate > earlier * _UP:
             direction = "up"
         elif rate < earlier * _DOWN:

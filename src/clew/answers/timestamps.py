@@ -10,7 +10,7 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9}
 _CLOCK = re.compile(r"(\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,9})\d*)?")
 
 
-def rfc3339(nanoseconds: int) -> str:
+def to_rfc3339(nanoseconds: int) -> str:
     """Return a time since 1970 as RFC 3339 in UTC, with nanoseconds where there are any."""
     whole, rest = divmod(nanoseconds, 10**9)
     moment = datetime.fromtimestamp(whole, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
@@ -18,7 +18,7 @@ def rfc3339(nanoseconds: int) -> str:
     return f"{moment}{fraction}Z"
 
 
-def instant(text: str) -> int | None:
+def parse_time(text: str) -> int | None:
     """Read a time as nanoseconds since 1970; None if it is none.
 
     RFC 3339, where a missing zone is the local one; or a time of today in the local zone: ``14:03`` or ``14:03:27.5``.

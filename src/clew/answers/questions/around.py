@@ -9,14 +9,13 @@ from dataclasses import asdict, dataclass
 from statistics import quantiles
 from typing import Any, NamedTuple
 
-from clew.answers.questions.follow import Event, log_event, rows_of, several_instances, span_event
-from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
-from clew.answers.questions.report import in_seconds
-from clew.answers.questions.shared_values import Count, Request, Shared, shared_values, values
-from clew.answers.questions.window import Increase, Window
+from clew.answers.questions.events import Event, log_event, several_instances, span_event, telemetry_of
+from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds_per_unit
+from clew.answers.questions.shared_values import Count, Request, SharedValue, shared_values, values
+from clew.answers.questions.window import Increase, Window, buckets_in_seconds
 from clew.answers.source import LogLine, Source, Span
 from clew.answers.statistics import quantile
-from clew.answers.timestamps import instant, rfc3339
+from clew.answers.timestamps import parse_time, to_rfc3339
 
 SHOWN_EVENTS = 500
 """How many events an answer holds at most; failures stay, then what is nearest to the middle."""
@@ -34,7 +33,7 @@ class RequestEvent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Failures:
+class FailureGroup:
     """Spans that failed alike in one place: how many, and the request of the last one."""
 
     service: str | None
@@ -57,10 +56,10 @@ class Around:
     end: int
     requests: int
     failed: int
-    shared: list[Shared]
+    shared: list[SharedValue]
     events: list[RequestEvent]
     events_left_out: int
-    failures: list[Failures]
+    failures: list[FailureGroup]
     several: frozenset[str | None] = frozenset()
     mixed: frozenset[Operation] = frozenset()
 
@@ -68,12 +67,12 @@ class Around:
         """Return what the machine reads."""
         return {
             "version": 1,
-            "start": rfc3339(self.start),
-            "end": rfc3339(self.end),
+            "start": to_rfc3339(self.start),
+            "end": to_rfc3339(self.end),
             "requests": self.requests,
             "failed": self.failed,
             "shared": [value.as_json() for value in self.shared],
-            "failures": [asdict(failures) for failures in self.failures],
+            "failures": [asdict(group) for group in self.failures],
             "events": [{**event.as_json(), "request_id": request_id} for event, request_id in self.events],
         }
 
@@ -95,13 +94,13 @@ def around(source: Source, what: str, window: float) -> Around | None:
     spans, log_lines = source.spans_between(start, end), source.log_lines_between(start, end)
     increases = _increases(source, start, end)
     limits = _limits(increases)
-    owners = _Owners(spans)
-    requests = _requests(source, spans, log_lines, owners, increases, limits, start, end)
+    request_ids = _RequestIds(spans)
+    requests = _requests(source, spans, log_lines, request_ids, increases, limits, start, end)
     shared = shared_values(
         [_count(increase, limits[operation_of(increase.series)]) for increase in increases], requests.values()
     )
-    events = [RequestEvent(span_event(span), owners(span)) for span in spans]
-    events += [RequestEvent(log_event(line), owners(line)) for line in log_lines]
+    events = [RequestEvent(span_event(span), request_ids.of(span)) for span in spans]
+    events += [RequestEvent(log_event(line), request_ids.of(line)) for line in log_lines]
     kept = sorted(events, key=lambda one: (not one.event.failed, abs(one.event.time - middle)))[:SHOWN_EVENTS]
     return Around(
         start=start,
@@ -117,28 +116,28 @@ def around(source: Source, what: str, window: float) -> Around | None:
     )
 
 
-def _failures(events: Iterable[RequestEvent]) -> list[Failures]:
+def _failures(events: Iterable[RequestEvent]) -> list[FailureGroup]:
     """Count the spans that failed by where and how, the most often first; log lines differ too much to be counted."""
-    kinds: dict[tuple[str | None, str | None, str, str | None], Failures] = {}
+    kinds: dict[tuple[str | None, str | None, str, str | None], FailureGroup] = {}
     for event, request_id in sorted(events, key=lambda one: one.event.time):
         if not event.failed or event.kind != "span":
             continue
         error = event.attributes.get("error.type")
         key = (event.service, event.instance, event.text, None if error is None else str(error))
         before = kinds.pop(key, None)
-        kinds[key] = Failures(*key, count=(before.count if before else 0) + 1, request_id=request_id)
-    return sorted(kinds.values(), key=lambda failures: -failures.count)
+        kinds[key] = FailureGroup(*key, count=(before.count if before else 0) + 1, request_id=request_id)
+    return sorted(kinds.values(), key=lambda group: -group.count)
 
 
 def _stretch_of(source: Source, what: str) -> tuple[int, int] | None:
     """Return when a request was under way, or a time twice."""
-    spans, log_lines = rows_of(source, what)
+    spans, log_lines = telemetry_of(source, what)
     stretches = [*((span.start, span.end) for span in spans), *((line.time, line.time) for line in log_lines)]
     if not stretches:
         stretches = [(time, time) for time in source.exemplar_times_of(what)]
     if stretches:
         return min(first for first, _ in stretches), max(last for _, last in stretches)
-    moment = instant(what)
+    moment = parse_time(what)
     return None if moment is None else (moment, moment)
 
 
@@ -158,7 +157,7 @@ def _limits(increases: Sequence[Increase]) -> dict[Operation, float]:
         groups[operation_of(increase.series)].append(increase)
     limits: dict[Operation, float] = {}
     for operation, group in groups.items():
-        buckets = in_seconds(group)
+        buckets = buckets_in_seconds(group)
         quartile, middle = quantile(0.25, buckets), quantile(0.5, buckets)
         limit = float("inf")
         total, tail = sum(bucket.held for bucket in buckets), 0.0
@@ -177,12 +176,12 @@ def _count(increase: Increase, limit: float) -> Count:
     total = float(increase.total.count)
     if error_of(increase.series) is not None:
         return Count(increase.series, total, total)
-    slow = sum(bucket.held for bucket in in_seconds([increase]) if bucket.low >= limit * (1 - 1e-9))
+    slow = sum(bucket.held for bucket in buckets_in_seconds([increase]) if bucket.low >= limit * (1 - 1e-9))
     return Count(increase.series, min(float(slow), total), total)
 
 
-class _Owners:
-    """Whose a span or log line is: its own request ID, or the only one of its trace."""
+class _RequestIds:
+    """The request IDs that spans and log lines belong to: their own, or the only one of their trace."""
 
     def __init__(self, spans: Iterable[Span]) -> None:
         self._of_trace: dict[str, set[str]] = defaultdict(set)
@@ -190,7 +189,7 @@ class _Owners:
             if span.request_id:
                 self._of_trace[span.trace_id].add(span.request_id)
 
-    def __call__(self, row: Span | LogLine) -> str | None:
+    def of(self, row: Span | LogLine) -> str | None:
         if row.request_id:
             return row.request_id
         known = self._of_trace.get(row.trace_id, set()) if row.trace_id else set[str]()
@@ -201,7 +200,7 @@ def _requests(
     source: Source,
     spans: Sequence[Span],
     log_lines: Sequence[LogLine],
-    owners: _Owners,
+    request_ids: _RequestIds,
     increases: Sequence[Increase],
     limits: dict[Operation, float],
     start: int,
@@ -210,20 +209,20 @@ def _requests(
     requests: dict[str, Request] = defaultdict(Request)
     span_limits = _span_limits(spans)
     for span in spans:
-        if (owner := owners(span)) is not None:
-            request = requests[owner]
+        if (request_id := request_ids.of(span)) is not None:
+            request = requests[request_id]
             request.seen = True
             request.failed |= span.failed
             request.slow |= span.end - span.start > span_limits.get((span.service, span.name), math.inf)
             request.values |= values(span.attributes, span.resource_attributes)
     for line in log_lines:
-        if (owner := owners(line)) is not None:
-            request = requests[owner]
+        if (request_id := request_ids.of(line)) is not None:
+            request = requests[request_id]
             request.seen = True
             request.failed |= line.failed
             request.values |= values(line.attributes, line.resource_attributes)
     for increase in increases:
-        unit, limit = seconds(increase.series), limits[operation_of(increase.series)]
+        unit, limit = seconds_per_unit(increase.series), limits[operation_of(increase.series)]
         for exemplar in source.exemplars(increase.series, start - 1, end):
             if exemplar.request_id:
                 request = requests[exemplar.request_id]

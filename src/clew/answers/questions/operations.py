@@ -70,7 +70,7 @@ def error_of(series: Series) -> str | None:
     return None
 
 
-def seconds(series: Series) -> float:
+def seconds_per_unit(series: Series) -> float:
     """Return what one unit of a series is in seconds; an unknown unit is taken for seconds."""
     return _SECONDS.get(series.unit, 1.0)
 

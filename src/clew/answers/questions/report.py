@@ -10,12 +10,11 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from clew.answers.histogram import Bucket, merged, united
-from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds
-from clew.answers.questions.window import Increase, Window, export_interval
+from clew.answers.questions.operations import INSTRUMENTS, Operation, error_of, operation_of, seconds_per_unit
+from clew.answers.questions.window import Increase, Window, buckets_in_seconds, export_interval
 from clew.answers.source import Series, Source
 from clew.answers.statistics import Quantile, Side, Trend, block_count, compare, quantile
-from clew.answers.timestamps import rfc3339
+from clew.answers.timestamps import to_rfc3339
 
 SHOWN = 10
 """How many of the slowest and how many of the failed requests an operation shows."""
@@ -71,11 +70,11 @@ class OperationReport:
                 "duration": self.duration._asdict(),
             },
             "slowest": [
-                {"request_id": sample.request_id, "duration": sample.duration, "time": rfc3339(sample.time)}
+                {"request_id": sample.request_id, "duration": sample.duration, "time": to_rfc3339(sample.time)}
                 for sample in self.slowest
             ],
             "failed": [
-                {"request_id": sample.request_id, "error_type": sample.error_type, "time": rfc3339(sample.time)}
+                {"request_id": sample.request_id, "error_type": sample.error_type, "time": to_rfc3339(sample.time)}
                 for sample in self.failed
             ],
         }
@@ -96,8 +95,8 @@ class Report:
         """Return what the machine reads."""
         return {
             "version": 1,
-            "start": None if self.start is None else rfc3339(self.start),
-            "end": None if self.end is None else rfc3339(self.end),
+            "start": None if self.start is None else to_rfc3339(self.start),
+            "end": None if self.end is None else to_rfc3339(self.end),
             "observed": self.observed,
             "operations": [operation.as_json() for operation in self.operations],
         }
@@ -159,7 +158,7 @@ def _operation(
         if (error := error_of(increase.series)) is not None and increase.total.count:
             errors[error] += increase.total.count
     samples = [sample for increase in increases for sample in _samples(source, increase, now.end)]
-    buckets = in_seconds(increases)
+    buckets = buckets_in_seconds(increases)
     durations = [sample.duration for sample in samples]
     load, errors_trend, duration = _trends(now, increases, before, earlier)
     return OperationReport(
@@ -179,23 +178,8 @@ def _operation(
     )
 
 
-def in_seconds(increases: Sequence[Increase]) -> list[Bucket]:
-    """Return the buckets of all increases together, their bounds in seconds."""
-    by_unit: dict[float, list[Increase]] = defaultdict(list)
-    for increase in increases:
-        by_unit[seconds(increase.series)].append(increase)
-    found = [
-        [
-            Bucket(low * unit, high * unit, held, growing)
-            for low, high, held, growing in merged(increase.total for increase in group)
-        ]
-        for unit, group in by_unit.items()
-    ]
-    return united(found)
-
-
 def _samples(source: Source, increase: Increase, end: int) -> list[Sample]:
-    unit, error = seconds(increase.series), error_of(increase.series)
+    unit, error = seconds_per_unit(increase.series), error_of(increase.series)
     return [
         Sample(exemplar.request_id, exemplar.value * unit, exemplar.time, error)
         for exemplar in source.exemplars(increase.series, increase.since, end)
@@ -243,7 +227,8 @@ def _sides(window: Window, increases: Sequence[Increase], interval: float | None
     duration = None
     if all(increase.sums is not None for increase in increases):
         total = blocks(
-            lambda increase: [value * seconds(increase.series) for value in increase.sums_until(edges) or ()], increases
+            lambda increase: [value * seconds_per_unit(increase.series) for value in increase.sums_until(edges) or ()],
+            increases,
         )
         duration = Side(total, calls)
     return _Sides(Side(calls, observed), Side(failed, calls), duration)

@@ -33,7 +33,7 @@ Value = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedValue:
     """A value that bad requests have more often than the rest. `basis` is ``counts`` or ``samples``.
 
     `also` are other values that divide the requests in the same way, and so tell nothing new.
@@ -89,7 +89,7 @@ def values(*attributes: Mapping[str, Any]) -> set[Value]:
     }
 
 
-def shared_values(counts: Sequence[Count], requests: Iterable[Request]) -> list[Shared]:
+def shared_values(counts: Sequence[Count], requests: Iterable[Request]) -> list[SharedValue]:
     """Return what stands out, each division of the requests once, the strongest first.
 
     Resource attributes, operation and metric attributes are compared by what the histograms counted, the attributes of
@@ -100,7 +100,7 @@ def shared_values(counts: Sequence[Count], requests: Iterable[Request]) -> list[
     counted = {name for count in counts for name in (*count.series.resource_attributes, *count.series.attributes)}
     holders, bad, total = _holders([request for request in requests if request.seen])
     of_counted = {value: having for value, having in holders.items() if value[0] in counted}
-    by_samples: list[tuple[Set[int], Shared]] = []
+    by_samples: list[tuple[Set[int], SharedValue]] = []
     for shared in _shared_by_samples(holders, bad, total, counted):
         having = holders[_value(shared)]
         twins = {value for value, others in of_counted.items() if _alike(having, others)}
@@ -114,8 +114,8 @@ def shared_values(counts: Sequence[Count], requests: Iterable[Request]) -> list[
     return sorted({id(shared): shared for shared in every}.values(), key=_strength)
 
 
-def _shared_by_counts(counts: Sequence[Count]) -> dict[Value, Shared]:
-    """Compare by what histograms counted; values that the same series have are one `Shared`, named by the first."""
+def _shared_by_counts(counts: Sequence[Count]) -> dict[Value, SharedValue]:
+    """Compare by what histograms counted; values that the same series have are one, named by the first."""
     having: dict[Value, set[int]] = defaultdict(set)
     for number, count in enumerate(counts):
         for value in values(count.series.resource_attributes, count.series.attributes):
@@ -124,8 +124,8 @@ def _shared_by_counts(counts: Sequence[Count]) -> dict[Value, Shared]:
     bad = {value: sum(counts[number].bad for number in numbers) for value, numbers in having.items()}
     every = {value: sum(counts[number].all for number in numbers) for value, numbers in having.items()}
     all_bad, total = sum(count.bad for count in counts), sum(count.all for count in counts)
-    found: dict[Value, Shared] = {}
-    first: dict[frozenset[int], Shared] = {}
+    found: dict[Value, SharedValue] = {}
+    first: dict[frozenset[int], SharedValue] = {}
     for shared in sorted(_standing_out(bad, every, all_bad, total, "counts"), key=_strength):
         value = _value(shared)
         kept = found[value] = first.setdefault(frozenset(having[value]), shared)
@@ -143,7 +143,9 @@ def _holders(seen: Sequence[Request]) -> tuple[dict[Value, set[int]], set[int], 
     return holders, {number for number, request in enumerate(seen) if request.failed or request.slow}, len(seen)
 
 
-def _shared_by_samples(holders: Mapping[Value, set[int]], bad: set[int], total: int, counted: Set[str]) -> list[Shared]:
+def _shared_by_samples(
+    holders: Mapping[Value, set[int]], bad: set[int], total: int, counted: Set[str]
+) -> list[SharedValue]:
     """Compare by the requests that were seen: the attributes of their spans and log lines that nothing counts.
 
     A request known from exemplars alone tells nothing of its attributes, and failed ones are kept more often.
@@ -169,29 +171,29 @@ def _shared_by_samples(holders: Mapping[Value, set[int]], bad: set[int], total: 
 
 def _standing_out(
     bad: Mapping[Value, float], every: Mapping[Value, float], all_bad: float, total: float, basis: str
-) -> list[Shared]:
-    found: list[Shared] = []
+) -> list[SharedValue]:
+    found: list[SharedValue] = []
     for (attribute, value), count in bad.items():
         if count < _BAD_NEEDED:
             continue
         compared = lift(count, all_bad, every[attribute, value] - count, total - all_bad)
         if compared.lower > 1:
-            found.append(Shared(attribute, json.loads(value), *compared, basis))
+            found.append(SharedValue(attribute, json.loads(value), *compared, basis))
     return found
 
 
 def _alike(some: Set[int], others: Set[int]) -> bool:
-    """Say whether two values divide the requests alike: those near the window's edges may be seen in part."""
+    """Return whether two values divide the requests alike: those near the window's edges may be seen in part."""
     if abs(len(some) - len(others)) > _ALIKE * max(len(some), len(others)):
         return False
     return len(some ^ others) <= _ALIKE * len(some | others)
 
 
-def _value(shared: Shared) -> Value:
+def _value(shared: SharedValue) -> Value:
     return shared.attribute, json.dumps(shared.value, sort_keys=True)
 
 
-def _strength(shared: Shared) -> tuple[float, int, str, str]:
+def _strength(shared: SharedValue) -> tuple[float, int, str, str]:
     """Order by the lower bound of the lift, among equals service, instance and operation first."""
     rank = _FIRST.index(shared.attribute) if shared.attribute in _FIRST else len(_FIRST)
     return (-round(shared.lower, 9), rank, shared.attribute, json.dumps(shared.value))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from clew.answers.histogram import Histogram
+from clew.answers.histogram import Bucket, Histogram, merged, merged_buckets
+from clew.answers.questions.operations import seconds_per_unit
 from clew.answers.source import ExportTimes, Point, Series, Source
 
 _STALE = 300 * 10**9  # nanoseconds without an export after which nobody knows whether a process was there
 _FALLS = 3  # so many that come back are no accident
-_SOON = 3  # points; who has restarted needs about as many as it had before
+_SOON = 3  # points; a process that has restarted needs about as many as it had before
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Window:
         return _risen(series, points[0].time, points[0].histogram, points[1:])
 
     def _begins_here(self, series: Series, first: int) -> bool:
-        """Say whether a series with no point before this window counts from zero in it."""
+        """Return whether a series with no point before this window counts from zero in it."""
         if series.start >= min(self._cuts.get(series.resource, self.start), self.start):
             return True
         earliest = self._source.first_export(series.resource, series.start)
@@ -130,6 +132,21 @@ def export_interval(increases: Iterable[Increase]) -> float | None:
     return median(gaps) if gaps else None
 
 
+def buckets_in_seconds(increases: Sequence[Increase]) -> list[Bucket]:
+    """Return the buckets of all increases together, their bounds in seconds."""
+    by_unit: dict[float, list[Increase]] = defaultdict(list)
+    for increase in increases:
+        by_unit[seconds_per_unit(increase.series)].append(increase)
+    found = [
+        [
+            Bucket(low * unit, high * unit, held, exponential)
+            for low, high, held, exponential in merged(increase.total for increase in group)
+        ]
+        for unit, group in by_unit.items()
+    ]
+    return merged_buckets(found)
+
+
 def _added(series: Series, since: int, points: Sequence[Point]) -> Increase:
     total = series.empty()
     increase = Increase(series, since, [], [], [], total)
@@ -150,7 +167,7 @@ def _risen(series: Series, since: int, baseline: Histogram, points: Sequence[Poi
 
 
 def _comes_back(counts: Sequence[int]) -> bool:
-    """Say whether a count that fell is soon as high as before, again and again: points of several writers in turn."""
+    """Return whether a count falls and is soon as high as before, again and again: several writers in turn."""
     falls = [number for number in range(1, len(counts)) if counts[number] < counts[number - 1]]
     back = [number for number in falls if max(counts[number + 1 : number + 1 + _SOON], default=0) >= counts[number - 1]]
     return len(back) >= _FALLS and 2 * len(back) >= len(falls)

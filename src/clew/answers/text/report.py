@@ -12,7 +12,8 @@ from rich.text import Text
 
 from clew.answers.questions.report import OperationReport, Report, Sample
 from clew.answers.statistics import Quantile, Trend
-from clew.answers.text.words import age, clock, duration, line, percent, plain, rate
+from clew.answers.text.quantities import age, duration, local_time, percent, rate
+from clew.answers.text.terminal import print_line, printable
 
 _LONGEST = 300  # characters of a name in the table
 _NARROWEST = 16  # characters of an operation's name in a line
@@ -27,10 +28,10 @@ def print_report(console: Console, answer: Report, top: int) -> None:
     shown = sorted(answer.operations, key=_badness)[:top]
     compared = any(trend.direction != "unknown" for one in answer.operations for trend in _trends(one))
     console.print()
-    line(
+    print_line(
         console,
         Text.assemble(
-            (f"{clock(answer.start, answer.end)} – {clock(answer.end, answer.end)}", "bold"),
+            (f"{local_time(answer.start, answer.end)} – {local_time(answer.end, answer.end)}", "bold"),
             f"  observed {duration(answer.observed)}",
             f", against {duration(answer.compare)} before" if compared else "",
         ),
@@ -39,17 +40,21 @@ def print_report(console: Console, answer: Report, top: int) -> None:
     console.print(_operations_table(shown, compared, console.width))
     left_out = len(answer.operations) - len(shown)
     if left_out:
-        line(console, Text(f" … and {left_out} operations more: --top, --service, --operation", "dim"))
+        print_line(console, Text(f" … and {left_out} operations more: --top, --service, --operation", "dim"))
     console.print()
     most = next(most for operations, most in _REQUESTS if len(shown) <= operations)
     for operation in shown:
         _print_requests(console, operation, most)
     console.print()
     if compared:
-        line(console, Text("▲ ▼ beyond noise, = level, · not enough to tell.", "dim"))
+        print_line(console, Text("▲ ▼ beyond noise, = level, · not enough to tell.", "dim"))
     else:
-        line(console, Text(f"Too little is known of {duration(answer.compare)} before to compare with it.", "dim"))
-    line(console, Text("These requests are samples out of all calls. What happened to one: clew follow ID", "dim"))
+        print_line(
+            console, Text(f"Too little is known of {duration(answer.compare)} before to compare with it.", "dim")
+        )
+    print_line(
+        console, Text("These requests are samples out of all calls. What happened to one: clew follow ID", "dim")
+    )
 
 
 def _badness(one: OperationReport) -> tuple[bool, float, float, str]:
@@ -81,7 +86,7 @@ def _operations_table(operations: Sequence[OperationReport], compared: bool, wid
     names = [_name(one, len(services) > 1) for one in operations]
     room = max(width - _width(columns) - 2, _NARROWEST)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), collapse_padding=True, header_style="dim")
-    only = f" of {plain(next(iter(services)) or '(no service.name)', _LONGEST)}" if len(services) == 1 else ""
+    only = f" of {printable(next(iter(services)) or '(no service.name)', _LONGEST)}" if len(services) == 1 else ""
     table.add_column(Text(f"operation{only}"), no_wrap=True)
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
@@ -96,8 +101,8 @@ def _width(columns: Mapping[str, Sequence[Text]]) -> int:
 
 def _name(one: OperationReport, with_service: bool) -> Text:
     kind = f" ({one.operation.kind})" if one.operation.kind in ("rpc", "messaging") else ""
-    service = f" · {plain(one.operation.service or '(no service.name)', _LONGEST)}" if with_service else ""
-    return Text.assemble((plain(one.operation.name, _LONGEST), "bold"), (f"{kind}{service}", "dim"))
+    service = f" · {printable(one.operation.service or '(no service.name)', _LONGEST)}" if with_service else ""
+    return Text.assemble((printable(one.operation.name, _LONGEST), "bold"), (f"{kind}{service}", "dim"))
 
 
 def _folded(name: Text, room: int) -> Text:
@@ -135,8 +140,8 @@ def _with_trend(value: str, trend: Trend, compared: bool, style: str = "") -> Te
 def _print_requests(console: Console, one: OperationReport, most: int) -> None:
     if not one.slowest and not one.errors:
         return
-    kinds = ", ".join(f"{plain(error)} {count:,}" for error, count in one.errors.items())
-    line(console, Text.assemble(_name(one, True), (f"  {kinds}" if kinds else "", "red")))
+    kinds = ", ".join(f"{printable(error)} {count:,}" for error, count in one.errors.items())
+    print_line(console, Text.assemble(_name(one, True), (f"  {kinds}" if kinds else "", "red")))
     _print_samples(console, "slowest", one.slowest[:most])
     _print_samples(console, "failed", one.failed[:most])
 
@@ -144,14 +149,14 @@ def _print_requests(console: Console, one: OperationReport, most: int) -> None:
 def _print_samples(console: Console, title: str, samples: list[Sample]) -> None:
     width = max((len(sample.request_id or "") for sample in samples), default=0)
     for number, sample in enumerate(samples):
-        name = plain(sample.request_id) if sample.request_id else "(no request ID)"
-        line(
+        name = printable(sample.request_id) if sample.request_id else "(no request ID)"
+        print_line(
             console,
             Text.assemble(
                 (f"  {title if not number else '':8} ", "dim"),
                 (f"{name:{min(width, 40)}}", "cyan"),
                 f"  {duration(sample.duration):>8}  {age(sample.time):>12}",
-                (f"  {plain(sample.error_type)}" if sample.error_type else "", "red"),
+                (f"  {printable(sample.error_type)}" if sample.error_type else "", "red"),
             ),
         )
 

@@ -19,7 +19,7 @@ _NAMED = 4  # packages that a fold names
 
 
 class _Part(NamedTuple):
-    """Some lines of a traceback: a frame with its `margin`, or what is none; `package` is whose frame it is."""
+    """Some lines of a traceback: a frame with its `margin`, or other text; `package` is the frame's library."""
 
     lines: list[str]
     margin: str | None
@@ -60,7 +60,7 @@ def _folded(traceback: str) -> list[str]:
 def same_exception(traceback: str) -> tuple[str, ...]:
     """Return what two records of one exception have in common: where it was raised, and what it says.
 
-    Who logs it further out sees more frames, but the same last one.
+    A record that is logged further out has more frames, but the same last one.
     """
     lines = traceback.splitlines()
     last = max((number for number, line in enumerate(lines) if _FRAME.match(line)), default=0)
@@ -81,7 +81,7 @@ def _parts(lines: Sequence[str]) -> list[_Part]:
 
 
 def _continues(line: str, margin: str) -> bool:
-    """Say whether a line below a frame is its source, its underline, or how often it was repeated."""
+    """Return whether a line below a frame is its source, its underline, or how often it was repeated."""
     return line.startswith((f"{margin}  ", f"{margin}[Previous line repeated"))
 
 
