@@ -67,6 +67,13 @@ def test_what_was_acknowledged_survives_kill_9(start_collector, clew, exports, n
     assert len(clew("follow", "all", "--store", collector.store, "--format", "json").json["events"]) == len(found) + 1
 
 
+def test_a_series_is_known_by_the_same_digest_in_every_store(stored, exports):
+    stored.send(exports.histogram([0.1], at=3 * 10**9, start=10**9))
+    with contextlib.closing(sqlite3.connect(stored.store)) as connection:
+        ((identity,),) = connection.execute("SELECT identity FROM series").fetchall()
+    assert identity.hex() == "4ce90c52a0580491b27a2826ab886cc2"
+
+
 def test_a_second_writer_is_refused_with_words_and_the_first_goes_on(collector, clew, exports, now):
     second = clew("local", "--store", collector.store, "--grpc-port", 0, "--http-port", 0)
     assert second.status == 3

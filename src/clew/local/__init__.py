@@ -1,4 +1,5 @@
-"""The local collector: receives OTLP on loopback, keeps it in one SQLite file, answers questions about it.
+"""The local collector: receives OTLP on loopback and keeps it in one SQLite file, which is a source of answers.
 
-An application beside the library: nothing of the core imports it. Needs the extra ``clew[local]``.
+An application beside the library: nothing of the core imports it, and it imports nothing of the core. Needs the extra
+``clew[local]``.
 """

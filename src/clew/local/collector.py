@@ -1,4 +1,4 @@
-"""`clew local`: the store, its writer and the doors, from start to a clean end."""
+"""`clew local`: the store, its writer and the receiver, from start to a clean end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clew.local.retention import Retention
 from clew.local.store import WritableStore
 from clew.local.writer import Writer
 
-_QUIET = 10.0  # seconds before the same words are said again
+_QUIET = 10.0  # seconds before a line that begins alike is printed again
 _GRACE = 2  # seconds for exports under way when the end comes
 
 
@@ -31,7 +31,7 @@ class ListenError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What `clew local` was told: ports (0 picks a free one), seconds, bytes."""
+    """The options of `clew local`: ports (0 picks a free one), seconds, bytes."""
 
     store: Path
     host: str
@@ -51,19 +51,19 @@ def serve(settings: Settings) -> None:
         StoreError: the store cannot be used.
         ListenError: a port cannot be opened.
     """
-    say = _Sayer()
+    warn = _Warnings()
     store = WritableStore(settings.store)
     try:
-        writer = Writer(store, Retention(settings.max_age, settings.max_size, say), say)
+        writer = Writer(store, Retention(settings.max_age, settings.max_size, warn), warn)
         try:
-            receiver = Receiver(writer.write, settings.request_id_attribute, say)
+            receiver = Receiver(writer.write, settings.request_id_attribute, warn)
             try:
                 asyncio.run(_listen(settings, receiver))
             finally:
                 receiver.close()
         finally:
             writer.close()
-            say.close()
+            warn.close()
     finally:
         store.close()
 
@@ -136,33 +136,33 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Sayer:
-    """Says a line on standard error; the like of it at most once in ten seconds, with how often it came meanwhile."""
+class _Warnings:
+    """Lines on standard error, those that begin alike at most once in ten seconds, with how many came meanwhile."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._said: dict[str, tuple[float, int]] = {}
+        self._printed: dict[str, tuple[float, int]] = {}
 
     def __call__(self, line: str) -> None:
         like = line[:40]
         now = time.monotonic()
         with self._lock:
-            last, unsaid = self._said.get(like, (-_QUIET, 0))
+            last, held_back = self._printed.get(like, (-_QUIET, 0))
             if now - last < _QUIET:
-                self._said[like] = (last, unsaid + 1)
+                self._printed[like] = (last, held_back + 1)
                 return
-            if len(self._said) > 1000:
-                self._said.clear()
-            self._said[like] = (now, 0)
-        self._print(line, unsaid)
+            if len(self._printed) > 1000:
+                self._printed.clear()
+            self._printed[like] = (now, 0)
+        self._print(line, held_back)
 
     def close(self) -> None:
-        """Say what is left unsaid."""
-        for like, (_, unsaid) in self._said.items():
-            if unsaid:
-                self._print(f"{like}…", unsaid)
+        """Print how many lines were held back."""
+        for like, (_, held_back) in self._printed.items():
+            if held_back:
+                self._print(f"{like}…", held_back)
 
-    def _print(self, line: str, unsaid: int) -> None:
+    def _print(self, line: str, held_back: int) -> None:
         line = "".join(character if character.isprintable() else " " for character in line)
-        more = f" (and {unsaid} times more like it)" if unsaid else ""
+        more = f" (and {held_back} times more like it)" if held_back else ""
         print(f"clew local: {line}{more}", file=sys.stderr, flush=True)

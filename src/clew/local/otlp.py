@@ -30,7 +30,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
-from clew.local.rows import Batch, Exemplar, LogLine, Point, Resource, Series, Span
+from clew.local import rows
+from clew.local.rows import Batch
 
 _LARGEST = 2**63 - 1  # what an INTEGER of SQLite holds; OTLP's times and counts go to 2**64 - 1
 _NO_RECORDED_VALUE = 1  # a data point's flag: the series ended, there is no value to store
@@ -84,7 +85,7 @@ def log_lines(request: ExportLogsServiceRequest, request_id_attribute: str) -> B
         for scope_logs in resource_logs.scope_logs:
             scope = _scope(scope_logs.scope)
             for record in scope_logs.log_records:
-                attributes = _plain_attributes(record.attributes)
+                attributes = _attributes(record.attributes)
                 digest = hashlib.blake2b(digest_size=16)
                 for part in (
                     resource.attributes.encode(),
@@ -92,14 +93,14 @@ def log_lines(request: ExportLogsServiceRequest, request_id_attribute: str) -> B
                     record.SerializeToString(deterministic=True),
                 ):
                     digest.update(len(part).to_bytes(8, "big") + part)
-                body = _plain(record.body)
+                body = _json_value(record.body)
                 try:
                     batch.log_lines.append(
-                        LogLine(
+                        rows.LogLine(
                             resource=resource,
                             scope=scope,
                             digest=digest.digest(),
-                            time=_instant(record.time_unix_nano or record.observed_time_unix_nano) or time.time_ns(),
+                            time=_timestamp(record.time_unix_nano or record.observed_time_unix_nano) or time.time_ns(),
                             severity=min(max(record.severity_number, 0), 24),
                             severity_text=record.severity_text,
                             body="" if body is None else body if isinstance(body, str) else _json(body),
@@ -115,7 +116,7 @@ def log_lines(request: ExportLogsServiceRequest, request_id_attribute: str) -> B
     return batch
 
 
-def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, request_id_attribute: str) -> None:
+def _add_metric(batch: Batch, resource: rows.Resource, scope: str, metric: Metric, request_id_attribute: str) -> None:
     kind = metric.WhichOneof("data")
     if kind is None:
         batch.reasons["a metric without data"] += 1
@@ -131,9 +132,9 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
         if point.flags & _NO_RECORDED_VALUE:
             continue
         try:
-            start = _instant(point.start_time_unix_nano)
+            start = _timestamp(point.start_time_unix_nano)
             bounds = _bounds(point) if kind == "histogram" else []
-            series = Series(
+            series = rows.Series(
                 resource=resource,
                 scope=scope,
                 name=metric.name,
@@ -141,7 +142,7 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
                 kind=kind,
                 temporality=temporality,
                 monotonic=monotonic,
-                attributes=_json(_plain_attributes(point.attributes)),
+                attributes=_json(_attributes(point.attributes)),
                 bounds=_json(bounds) if kind == "histogram" else "",
                 start=0 if temporality == "delta" else start,
             )
@@ -156,24 +157,24 @@ def _add_metric(batch: Batch, resource: Resource, scope: str, metric: Metric, re
                 batch.reasons[str(reason)] += 1
 
 
-def _point(series: Series, start: int, point: _AnyPoint) -> Point:
-    at = _instant(point.time_unix_nano)
+def _point(series: rows.Series, start: int, point: _AnyPoint) -> rows.Point:
+    at = _timestamp(point.time_unix_nano)
     if not at:
         raise _UnstorableError("a data point without a time")
     if isinstance(point, NumberDataPoint):
         number = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
         if point.WhichOneof("value") is None or math.isnan(number):
             raise _UnstorableError("a data point without a number")
-        return Point(series, at, start, number, None, None, None, None, None)
+        return rows.Point(series, at, start, number, None, None, None, None, None)
     count = _whole(point.count)
     if isinstance(point, SummaryDataPoint):
         quantiles = [[q.quantile, q.value] for q in point.quantile_values if math.isfinite(q.value + q.quantile)]
-        return Point(series, at, start, None, count, _finite(point.sum), None, None, _json(quantiles))
+        return rows.Point(series, at, start, None, count, _finite(point.sum), None, None, _json(quantiles))
     total = _finite(point.sum) if point.HasField("sum") else None
     low = _finite(point.min) if point.HasField("min") else None
     high = _finite(point.max) if point.HasField("max") else None
     buckets = _explicit(point) if isinstance(point, HistogramDataPoint) else _exponential(point)
-    return Point(series, at, start, None, count, total, low, high, _json(buckets))
+    return rows.Point(series, at, start, None, count, total, low, high, _json(buckets))
 
 
 def _bounds(point: HistogramDataPoint) -> list[float]:
@@ -204,14 +205,14 @@ def _exponential(point: ExponentialHistogramDataPoint) -> dict[str, Any]:
     }
 
 
-def _exemplar(series: Series, exemplar: ExemplarMessage, request_id_attribute: str) -> Exemplar:
+def _exemplar(series: rows.Series, exemplar: ExemplarMessage, request_id_attribute: str) -> rows.Exemplar:
     value = float(exemplar.as_int) if exemplar.WhichOneof("value") == "as_int" else exemplar.as_double
     if exemplar.WhichOneof("value") is None or not math.isfinite(value):
         raise _UnstorableError("an exemplar without a finite value")
-    attributes = _plain_attributes(exemplar.filtered_attributes)
-    return Exemplar(
+    attributes = _attributes(exemplar.filtered_attributes)
+    return rows.Exemplar(
         series=series,
-        time=_instant(exemplar.time_unix_nano),
+        time=_timestamp(exemplar.time_unix_nano),
         value=value,
         trace_id=exemplar.trace_id.hex() if any(exemplar.trace_id) else "",
         span_id=exemplar.span_id.hex() if any(exemplar.span_id) else "",
@@ -220,14 +221,14 @@ def _exemplar(series: Series, exemplar: ExemplarMessage, request_id_attribute: s
     )
 
 
-def _span(resource: Resource, scope: str, span: SpanMessage, request_id_attribute: str) -> Span:
+def _span(resource: rows.Resource, scope: str, span: SpanMessage, request_id_attribute: str) -> rows.Span:
     if len(span.trace_id) != 16 or not any(span.trace_id):
         raise _UnstorableError("a span without a trace ID of 16 bytes")
     if len(span.span_id) != 8 or not any(span.span_id):
         raise _UnstorableError("a span without a span ID of 8 bytes")
-    start = _instant(span.start_time_unix_nano)
-    attributes = _plain_attributes(span.attributes)
-    return Span(
+    start = _timestamp(span.start_time_unix_nano)
+    attributes = _attributes(span.attributes)
+    return rows.Span(
         resource=resource,
         scope=scope,
         trace_id=span.trace_id.hex(),
@@ -236,14 +237,14 @@ def _span(resource: Resource, scope: str, span: SpanMessage, request_id_attribut
         name=span.name,
         kind=span.kind,
         start=start,
-        end=max(_instant(span.end_time_unix_nano), start),
+        end=max(_timestamp(span.end_time_unix_nano), start),
         status=span.status.code,
         message=span.status.message,
         request_id=_text(attributes.get(request_id_attribute)),
         attributes=_json(attributes),
         events=_json(
             [
-                {"name": event.name, "time": event.time_unix_nano, "attributes": _plain_attributes(event.attributes)}
+                {"name": event.name, "time": event.time_unix_nano, "attributes": _attributes(event.attributes)}
                 for event in span.events
             ]
         ),
@@ -251,9 +252,9 @@ def _span(resource: Resource, scope: str, span: SpanMessage, request_id_attribut
     )
 
 
-def _resource(resource: ResourceMessage) -> Resource:
-    attributes = _plain_attributes(resource.attributes)
-    return Resource(
+def _resource(resource: ResourceMessage) -> rows.Resource:
+    attributes = _attributes(resource.attributes)
+    return rows.Resource(
         attributes=_json(attributes),
         service=_text(attributes.get("service.name")) or None,
         instance=_text(attributes.get("service.instance.id")) or None,
@@ -261,28 +262,28 @@ def _resource(resource: ResourceMessage) -> Resource:
 
 
 def _scope(scope: InstrumentationScope) -> str:
-    return _json({"name": scope.name, "version": scope.version, "attributes": _plain_attributes(scope.attributes)})
+    return _json({"name": scope.name, "version": scope.version, "attributes": _attributes(scope.attributes)})
 
 
-def _plain_attributes(attributes: Iterable[KeyValue]) -> dict[str, Any]:
-    return {attribute.key: _plain(attribute.value) for attribute in attributes}
+def _attributes(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    return {attribute.key: _json_value(attribute.value) for attribute in attributes}
 
 
-def _plain(value: AnyValue) -> Any:
+def _json_value(value: AnyValue) -> Any:
     """Turn OTLP's value into what JSON can hold: bytes as base 64, numbers that are not finite as their names."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
     if kind == "array_value":
-        return [_plain(item) for item in value.array_value.values]
+        return [_json_value(item) for item in value.array_value.values]
     if kind == "kvlist_value":
-        return _plain_attributes(value.kvlist_value.values)
-    plain = getattr(value, kind)
-    if isinstance(plain, bytes):
-        return base64.b64encode(plain).decode()
-    if isinstance(plain, float) and not math.isfinite(plain):
-        return "NaN" if math.isnan(plain) else "Infinity" if plain > 0 else "-Infinity"
-    return plain
+        return _attributes(value.kvlist_value.values)
+    found = getattr(value, kind)
+    if isinstance(found, bytes):
+        return base64.b64encode(found).decode()
+    if isinstance(found, float) and not math.isfinite(found):
+        return "NaN" if math.isnan(found) else "Infinity" if found > 0 else "-Infinity"
+    return found
 
 
 def _json(value: Any) -> str:
@@ -297,7 +298,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _instant(nanoseconds: int) -> int:
+def _timestamp(nanoseconds: int) -> int:
     if nanoseconds > _LARGEST:
         raise _UnstorableError("a time after the year 2262")
     return nanoseconds

@@ -26,7 +26,7 @@ class MalformedError(Exception):
     """The bytes are not what their headers say; the message says in what way, in text that can be sent back."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(tellable(message))
+        super().__init__(excerpt(message))
 
 
 class TooLargeError(Exception):
@@ -38,8 +38,8 @@ class TooLargeError(Exception):
         )
 
 
-def tellable(message: str) -> str:
-    """Return a message that may quote what was sent as text that every protocol can carry, and not too much of it."""
+def excerpt(message: str) -> str:
+    """Return a message that may quote a sender as text that every protocol can carry, cut where it is long."""
     cut = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
     return cut.encode("utf-8", "backslashreplace").decode()
 

@@ -1,4 +1,4 @@
-"""The doors: OTLP over HTTP (protobuf and JSON) and over gRPC. Both answer once the export is committed.
+"""OTLP received over HTTP (protobuf and JSON) and over gRPC. Both answer once the export is committed.
 
 Follows the OTLP specification 1.x: 400 with a Status for what cannot be read, 503 (UNAVAILABLE) for what may be sent
 again, *partial success* for what was read and cannot be stored in part.
@@ -85,20 +85,20 @@ _SIGNALS = (
 
 
 class Receiver:
-    """What both doors share: from the bytes of an export to its answer.
+    """OTLP over HTTP and gRPC: from the bytes of an export to its answer.
 
     Args:
         write: takes a batch; its future is done once the batch is committed.
         request_id_attribute: the attribute that holds the request ID.
-        say: called with one line about each export or part of one that is not stored.
+        warn: called with one line about each export or part of one that is not stored.
     """
 
     def __init__(
-        self, write: Callable[[Batch], Future[Batch]], request_id_attribute: str, say: Callable[[str], None]
+        self, write: Callable[[Batch], Future[Batch]], request_id_attribute: str, warn: Callable[[str], None]
     ) -> None:
         self._write = write
         self._request_id_attribute = request_id_attribute
-        self._say = say
+        self._warn = warn
         self._parsers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="clew otlp")
 
     def http_application(self) -> Starlette:
@@ -181,7 +181,7 @@ class Receiver:
                     counted.result()
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except sqlite3.Error as error:
-                self._say(f"{signal.name}: the store cannot take an export now: {error}")
+                self._warn(f"{signal.name}: the store cannot take an export now: {error}")
                 context.abort(grpc.StatusCode.UNAVAILABLE, f"the store cannot take it now: {error}")
             return self._response(signal, batch).SerializeToString()
 
@@ -206,11 +206,11 @@ class Receiver:
         if batch.reasons:
             setattr(response.partial_success, signal.rejected, batch.rejected)
             response.partial_success.error_message = f"not stored: {batch.explain()}"
-            self._say(f"{signal.name}: not stored: {batch.explain()}")
+            self._warn(f"{signal.name}: not stored: {batch.explain()}")
         return response  # type: ignore[no-any-return]
 
     async def _http_refuse(self, signal: _Signal, status: int, code: int, message: str, as_json: bool) -> Response:
-        message = payload.tellable(message)
+        message = payload.excerpt(message)
         counted = self._refuse(signal, message)
         with contextlib.suppress(sqlite3.Error):  # counted before it is answered, where the store takes anything
             await asyncio.wrap_future(counted)
@@ -220,15 +220,15 @@ class Receiver:
         return answer
 
     def _refuse(self, signal: _Signal, message: str) -> Future[Batch]:
-        """Count an export that was refused whole, and say it; done when the count is stored."""
+        """Count an export that was refused whole, with a warning; done when the count is stored."""
         batch = Batch(signal.name)
         batch.reasons["a whole export that could not be read"] += 1
-        self._say(f"{signal.name}: an export was refused: {message}")
+        self._warn(f"{signal.name}: an export was refused: {message}")
         return self._write(batch)
 
 
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
-    """Read on, to no use, so that a sender that is still sending comes to read the refusal; but not for ever."""
+    """Read on and drop it, so that a sender that is still sending comes to read the refusal; but not for ever."""
     drained = 0
     with contextlib.suppress(ClientDisconnect):
         async for piece in pieces:

@@ -26,18 +26,18 @@ class Retention:
     Args:
         max_age: seconds, None for no bound.
         max_size: bytes of the file and its write-ahead log together.
-        say: called with one line when the bounds cannot be kept.
+        warn: called with one line when the bounds cannot be kept.
     """
 
-    def __init__(self, max_age: float | None, max_size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, max_age: float | None, max_size: int, warn: Callable[[str], None]) -> None:
         self.max_age = max_age
         self.max_size = max_size
-        self._say = say
+        self._warn = warn
         self._next_age = 0.0
-        self._said = False
+        self._warned = False
 
     def enforce(self, store: WritableStore) -> bool:
-        """Delete what the bounds demand; say whether whole series went. Cheap when nothing is to be done."""
+        """Delete what the bounds demand, and return whether whole series went; cheap when nothing is to be done."""
         if self.max_age is not None and time.monotonic() >= self._next_age:
             self._next_age = time.monotonic() + min(_AGE_EVERY, max(1.0, self.max_age / 10))
             self._enforce_age(store, time.time_ns() - int(self.max_age * 1e9))
@@ -50,33 +50,33 @@ class Retention:
         for table, column in _ENDED_BY.items():
             while rows := _delete_oldest(store, table, column, before):
                 deleted += rows
-                _keep_log_short(store)
+                _checkpoint(store)
         deleted += _delete_points(store, min(before, time.time_ns() - METRICS_KEPT * 10**9))
         if deleted:
-            _give_back(store, self.max_size)
+            _shrink(store, self.max_size)
 
     def _enforce_size(self, store: WritableStore) -> bool:
         step = max(16, self.max_size // 32 // _PAGE)
-        _give_back(store, self.max_size)
+        _shrink(store, self.max_size)
         for table, column in _ENDED_BY.items():
             while store.size() > self.max_size * _GOAL:
                 while (rows := _delete_oldest(store, table, column, None)) and _free_pages(store) < step:
-                    _keep_log_short(store)
-                _give_back(store, self.max_size)
+                    _checkpoint(store)
+                _shrink(store, self.max_size)
                 if not rows:
                     break
         times = 64
         while times and store.size() > self.max_size * _GOAL:
             _delete_points(store, time.time_ns() - times * METRICS_KEPT * 10**9)
-            _give_back(store, self.max_size)
+            _shrink(store, self.max_size)
             times //= 2
         gone = False
         if store.size() > self.max_size * _GOAL:
             gone = _delete_ended_series(store, time.time_ns() - METRICS_KEPT * 10**9)
-            _give_back(store, self.max_size)
-        if store.size() > self.max_size and not self._said:
-            self._said = True
-            self._say(
+            _shrink(store, self.max_size)
+        if store.size() > self.max_size and not self._warned:
+            self._warned = True
+            self._warn(
                 f"{store.path} is larger than --max-size ({store.size()} bytes, {self.max_size} allowed): "
                 "metrics of the last 49 hours are kept whatever their size"
             )
@@ -123,15 +123,15 @@ def _free_pages(store: WritableStore) -> int:
     return int(store.connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
-def _keep_log_short(store: WritableStore) -> None:
+def _checkpoint(store: WritableStore) -> None:
     store.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def _give_back(store: WritableStore, max_size: int) -> None:
+def _shrink(store: WritableStore, max_size: int) -> None:
     """Give all free pages back to the disk, some at a time, since moving pages makes the write-ahead log grow."""
     pages = max(64, max_size // 64 // _PAGE)
     while _free_pages(store):
         # It frees a page a row, so it is run to its end; its rows have no columns, which `fetchall` is not made for.
         store.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
-        _keep_log_short(store)
+        _checkpoint(store)
     store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Resource(NamedTuple):
-    """Who sent it."""
+    """The sender: a service's instance, by its attributes."""
 
     attributes: str
     service: str | None
@@ -20,7 +20,7 @@ class Resource(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What points belong together: everything but their time. ``start`` is 0 for delta, whose points have their own."""
+    """What all points of a series have in common; ``start`` is 0 for delta, whose points have their own."""
 
     resource: Resource
     scope: str
@@ -115,5 +115,5 @@ class Batch:
         self.reasons[reason] += 1
 
     def explain(self) -> str:
-        """Say in one line what was not stored and why; empty if all was."""
+        """Return in one line what was not stored and why; empty if all was."""
         return "; ".join(f"{reason} ({count})" for reason, count in self.reasons.most_common())

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast, get_origin
 
 from clew.answers.histogram import Explicit, Exponential, Histogram
 from clew.answers.source import Exemplar, ExportTimes, LogLine, Point, Series, Source, Span
-from clew.local.store import StoreError, damage_told, open_for_reading
+from clew.local.store import StoreError, open_for_reading, reading
 
 _SPAN = (
     "SELECT spans.id, trace_id, span_id, parent_id, name, start, end, status, message, request_id, service, instance, "
@@ -188,7 +188,7 @@ class LocalSource(Source):
         rows = self._all(
             f"SELECT time, start, count, sum, buckets FROM points WHERE series = ? AND {where}", series.number, *values
         )
-        with damage_told(self.path):
+        with reading(self.path):
             return [
                 Point(time, start, _histogram(series, count, total, buckets))
                 for time, start, count, total, buckets in rows
@@ -199,7 +199,7 @@ class LocalSource(Source):
         fit = [min(max(value, -_LARGEST), _LARGEST) if isinstance(value, int) else value for value in values]
         if any(isinstance(value, str) and not value.isascii() and not _is_unicode(value) for value in values):
             return []  # of bytes that are none, on a command line: nothing has that ID
-        with damage_told(self.path):
+        with reading(self.path):
             return self._connection.execute(statement, fit).fetchall()
 
 

@@ -72,7 +72,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     if not _is_store(path):
         raise StoreError(f"there is no store at {path}; start `clew local --store {path}` and send something to it")
     address = f"{path.resolve().as_uri()}?mode=ro"
-    with damage_told(path):
+    with reading(path):
         try:
             return _opened(address)
         except sqlite3.OperationalError as error:
@@ -84,7 +84,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
             f"{path} cannot be read here: its folder is read-only, and the last of what was written is still in "
             f"{path.name}-wal. Copy both to a folder that can be written"
         )
-    with damage_told(path):
+    with reading(path):
         return _opened(f"{address}&immutable=1")
 
 
@@ -99,7 +99,7 @@ def _opened(address: str) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def damage_told(path: Path) -> Generator[None]:
+def reading(path: Path) -> Generator[None]:
     """Turn errors of reading inside the block into a `StoreError` that names the file."""
     try:
         yield
@@ -155,7 +155,7 @@ class WritableStore:
 
 
 def _is_store(path: Path) -> bool:
-    """Say whether the file is there, reading its header only; a foreign file is a StoreError and is not touched."""
+    """Return whether the file is there, reading its header only; a foreign file is a StoreError and is not touched."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from clew.local import rows
 from clew.local.retention import Retention
-from clew.local.rows import Batch, Exemplar, LogLine, Point, Resource, Series, Span
+from clew.local.rows import Batch
 from clew.local.store import WritableStore
 
 _TRANSACTION = 4 * 1024 * 1024  # bytes of rows in one transaction: what the write-ahead log grows by
 _REMEMBERED = 50_000  # row numbers of resources, scopes and series that are kept in memory
-_PATIENCE = 1.0  # seconds between two looks at age and size when nothing arrives
+_IDLE = 1.0  # seconds between two looks at age and size when nothing arrives
 
-_Row = Point | Exemplar | Span | LogLine
+_Row = rows.Point | rows.Exemplar | rows.Span | rows.LogLine
 
 
 class _Export(NamedTuple):
@@ -33,15 +34,15 @@ class Writer:
     Args:
         store: opened for writing; the writer does not close it.
         retention: what may stay.
-        say: called with one line for whoever runs the collector.
+        warn: called with one line when the store cannot be kept within its bounds.
     """
 
-    def __init__(self, store: WritableStore, retention: Retention, say: Callable[[str], None]) -> None:
+    def __init__(self, store: WritableStore, retention: Retention, warn: Callable[[str], None]) -> None:
         self._store = store
         self._connection = store.connection
         self._retention = retention
-        self._say = say
-        self._known: dict[Resource | Series | str, int] = {}  # a text is a scope
+        self._warn = warn
+        self._known: dict[rows.Resource | rows.Series | str, int] = {}  # a text is a scope
         self._firsts: dict[int, int] = {}
         self._exports: queue.SimpleQueue[_Export | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
@@ -79,7 +80,7 @@ class Writer:
         while going:
             exports: list[_Export] = []
             with contextlib.suppress(queue.Empty):
-                export = self._exports.get(timeout=_PATIENCE)
+                export = self._exports.get(timeout=_IDLE)
                 while export is not None:
                     exports.append(export)
                     export = self._exports.get_nowait()
@@ -131,7 +132,7 @@ class Writer:
         self._connection.execute("COMMIT")
 
     def _insert_row(self, batch: Batch, row: _Row) -> None:
-        if isinstance(row, Point):
+        if isinstance(row, rows.Point):
             key = (self._series(row), row.time, row.start)
             values = row[3:]
             if self._execute("INSERT INTO points VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING", (*key, *values)):
@@ -142,12 +143,12 @@ class Writer:
             ).fetchone()
             if stored != values:
                 batch.reject("a data point that contradicts the one stored for its series and time")
-        elif isinstance(row, Exemplar):
+        elif isinstance(row, rows.Exemplar):
             self._execute(
                 "INSERT INTO exemplars VALUES (NULL,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 (self._series(row), *row[1:]),
             )
-        elif isinstance(row, Span):
+        elif isinstance(row, rows.Span):
             self._execute(
                 "INSERT INTO spans VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 (self._resource(row.resource), self._scope(row.scope), *row[2:]),
@@ -158,11 +159,12 @@ class Writer:
                 (row.digest, self._resource(row.resource), self._scope(row.scope), *row[3:]),
             )
 
-    def _series(self, row: Point | Exemplar) -> int:
+    def _series(self, row: rows.Point | rows.Exemplar) -> int:
         series = row.series
         found = self._known.get(series)
-        first = row.time if isinstance(row, Point) else None
+        first = row.time if isinstance(row, rows.Point) else None
         if found is None:
+            # Stores keep this digest: renaming the row's classes or fields makes other series of those that are there.
             digest = hashlib.blake2b(repr(series).encode(), digest_size=16).digest()
             found = self._row_number(
                 "series",
@@ -187,7 +189,7 @@ class Writer:
                 "SELECT first FROM series WHERE id = ?", (series,)
             ).fetchone()
 
-    def _resource(self, resource: Resource) -> int:
+    def _resource(self, resource: rows.Resource) -> int:
         found = self._known.get(resource)
         if found is None:
             found = self._row_number(
@@ -209,7 +211,7 @@ class Writer:
         assert number is not None
         return number
 
-    def _remember(self, key: Resource | Series | str, number: int) -> None:
+    def _remember(self, key: rows.Resource | rows.Series | str, number: int) -> None:
         if len(self._known) >= _REMEMBERED:
             self._forget()
         self._known[key] = number
@@ -233,7 +235,7 @@ class Writer:
                 self._forget()
         except sqlite3.Error as error:
             self._roll_back()
-            self._say(f"{self._store.path} could not be kept within its bounds: {error}")
+            self._warn(f"{self._store.path} could not be kept within its bounds: {error}")
 
 
 def _rows_of(batch: Batch) -> Iterator[_Row]:
