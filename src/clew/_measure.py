@@ -160,13 +160,13 @@ class Measure:
             self._link = self._run = None
             shard.counts[index] += 1
             shard.total += seconds
-            page = shard.page
-            if seconds < page.low:
-                page.low = seconds
-            if seconds > page.high:
-                page.high = seconds
-            if seconds >= page.largest[index]:
-                shard.series.layout.keep(page, index, seconds, None)
+            interval = shard.interval
+            if seconds < interval.min:
+                interval.min = seconds
+            if seconds > interval.max:
+                interval.max = seconds
+            if seconds >= interval.thresholds[index]:
+                shard.series.layout.offer(interval, index, seconds, None)
         except BaseException as trouble:
             link, ended = self._link, clock()
             run = self._run if link is None else None

@@ -213,13 +213,13 @@ class _Bound(Generic[I]):
                 index = bisect_left(shard.bounds, amount)
                 shard.counts[index] += 1
                 shard.total += amount
-                page = shard.page
-                if amount < page.low:
-                    page.low = amount
-                if amount > page.high:
-                    page.high = amount
-                if amount >= page.largest[index]:
-                    shard.series.layout.keep(page, index, amount, context)
+                interval = shard.interval
+                if amount < interval.min:
+                    interval.min = amount
+                if amount > interval.max:
+                    interval.max = amount
+                if amount >= interval.thresholds[index]:
+                    shard.series.layout.offer(interval, index, amount, context)
                 return
         except TypeError:  # no number; the instrument says so
             pass

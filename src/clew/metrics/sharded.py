@@ -5,6 +5,7 @@ Only under a provider that `clew` built, since every reader's collection has to 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from clew.metrics import sdk
 from clew.metrics.deferred import settle
 from clew.metrics.exemplars import HAS_REQUEST, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
-from clew.metrics.shards import NEVER, Interval, Keep, Layout, OperationLocal, Series
+from clew.metrics.shards import Interval, Layout, Offer, OperationLocal, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
 
 
@@ -49,7 +50,7 @@ class ShardedInstrument:
         self._advised = bounds
         self._series: dict[ShardedOperation | None, list[Series]] = {}
         self._streams: weakref.WeakKeyDictionary[MetricReader, list[Stream]] = weakref.WeakKeyDictionary()
-        self._layout = self._laid_out()
+        self._layout = self._new_layout()
 
     def serve(self, readers: list[MetricReader]) -> bool:
         """Plan the streams of all readers; False where one of them needs the SDK's own aggregation."""
@@ -62,16 +63,17 @@ class ShardedInstrument:
         if self._advised is not None:
             wanted = {b for _, plans in planned for plan in plans for b in plan.bounds or ()}
             self.bounds = tuple(sorted(wanted))
-        self._layout = self._laid_out()
+        self._layout = self._new_layout()
         for reader, plans in planned:
             self._streams[reader] = [self._stream(plan) for plan in plans]
         return True
 
-    def _laid_out(self) -> Layout:
+    def _new_layout(self) -> Layout:
         exemplar_filter = sdk.exemplar_filter_of(self._provider)
         keeps_nothing = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
-        blank = [NEVER if keeps_nothing else -NEVER] * (len(self.bounds) + 1)
-        return Layout(self.bounds, blank, _keep_nothing if keeps_nothing else _keeping(exemplar_filter, blank))
+        thresholds = [math.inf if keeps_nothing else -math.inf] * (len(self.bounds) + 1)
+        offer = _keep_nothing if keeps_nothing else _offer_through(exemplar_filter, thresholds)
+        return Layout(self.bounds, thresholds, offer)
 
     def serves(self, reader: MetricReader) -> bool:
         """Tell whether the streams of a reader are planned."""
@@ -115,7 +117,7 @@ class ShardedInstrument:
         return [operation for operation in list(self._series) if operation is not None]
 
     def distribute(self) -> dict[ShardedOperation, int]:
-        """Take what all shards have grown by, and give it to the streams of all readers.
+        """Take what has been recorded since the last time, and give it to the streams of all readers.
 
         Returns:
             The operations that ran, and how many runs more of each are under way.
@@ -126,12 +128,12 @@ class ShardedInstrument:
             # all that has ended, and only then all that has begun: a run may end in another series or thread than it
             # began in, and is to be under way rather than less than none are
             for series in all_series.copy():
-                grown = series.grown()
-                if grown is not None:
+                delta = series.take_delta()
+                if delta is not None:
                     for stream in streams:
-                        stream.add(series, grown)
+                        stream.add(series, delta)
             if operation is not None:
-                amount = operation.grown(all_series)
+                amount = operation.take_active_delta(all_series)
                 if amount is not None:
                     ran[operation] = amount
         return ran
@@ -182,7 +184,7 @@ class ShardedOperation:
             self.local.shard_of(self._base).abandoned += 1
             raise
 
-    def grown(self, all_series: list[Series]) -> int | None:
+    def take_active_delta(self, all_series: list[Series]) -> int | None:
         """Take how many runs more are under way; None where none has begun or ended.
 
         Called after all its series have told what has ended in them.
@@ -250,7 +252,7 @@ class ShardedRecorder:
     def serve_another(self, reader: MetricReader) -> None:
         """Serve a reader that is added later."""
         with self._lock:
-            self._share_out()
+            self._distribute()
             for instrument in self._instruments:
                 instrument.serve_another(reader)
             if self._operations is not None:  # what is under way now will end for this reader too
@@ -259,10 +261,10 @@ class ShardedRecorder:
         sdk.join(reader, self._provider, self.collect)
 
     def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:
-        """Take what all shards have grown by, share it out to all readers, and return the metrics of this one."""
+        """Take what has been recorded since the last time for all readers, and return the metrics of this one."""
         settle()
         with self._lock:
-            self._share_out()
+            self._distribute()
             now = time.time_ns()
             return [
                 (instrument.scope, metric)
@@ -270,48 +272,48 @@ class ShardedRecorder:
                 for metric in instrument.metrics(reader, now)
             ]
 
-    def _share_out(self) -> None:
+    def _distribute(self) -> None:
         for instrument in self._instruments:
             ran = instrument.distribute()
             if ran and self._operations is not None:
                 self._operations[1].add(ran)
 
 
-def _keeping(exemplar_filter: ExemplarFilter, blank: list[float]) -> Keep:
-    """Return what keeps a measurement that is the largest of its bucket, or equal to the one that is.
+def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[float]) -> Offer:
+    """Return what makes a measurement the candidate of its bucket: one that is larger than it, or equal to it.
 
     Equal ones are common where counters count by one, so nothing is made for one that is not better linked.
     """
     should_sample = None if type(exemplar_filter) is RequestExemplarFilter else exemplar_filter.should_sample
 
-    def keep(page: Interval, index: int, value: float, context: Context | None) -> None:
+    def offer(interval: Interval, index: int, value: float, context: Context | None) -> None:
         try:
             if context is None:
                 context = get_current()
-            largest = page.largest
+            thresholds = interval.thresholds
             best = 0
-            if value == largest[index]:
-                for kept in page.kept:
-                    if kept.bucket == index:
-                        best = kept.links
+            if value == thresholds[index]:
+                for candidate in interval.candidates:
+                    if candidate.bucket == index:
+                        best = candidate.links
                         if best == HAS_REQUEST and SPAN_KEY not in context:
                             return
             links = identifiers_in(context)
-            if value == largest[index] and links <= best:
+            if value == thresholds[index] and links <= best:
                 return
             if links if should_sample is None else should_sample(value, 0, None, context):
-                page.keep(ExemplarCandidate(value, time.time_ns(), None, context, index))
-                if largest is blank:
-                    largest = page.largest = blank.copy()
-                largest[index] = value
+                interval.put(ExemplarCandidate(value, time.time_ns(), None, context, index))
+                if thresholds is initial_thresholds:
+                    thresholds = interval.thresholds = initial_thresholds.copy()
+                thresholds[index] = value
         except Exception as error:  # a Context that is none, given by the caller
             let_through(error)
             warn_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 
-    return keep
+    return offer
 
 
-def _keep_nothing(page: Interval, index: int, value: float, context: Context | None) -> None:
+def _keep_nothing(interval: Interval, index: int, value: float, context: Context | None) -> None:
     """Keep no measurement, for a filter that lets none through: an infinite one asks."""
 
 

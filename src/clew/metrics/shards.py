@@ -1,10 +1,10 @@
 """Where a thread counts: shards that only their own thread writes, and that a collection only reads.
 
-A series (one attribute set of an operation) has a shard for each thread that uses it at one time. Counts and sums in a
-shard only grow, and a collection takes what they have grown by; what belongs to an interval (minimum, maximum,
-exemplars) stands on a page, and a collection puts a fresh one in its place. So no recording waits for a collection or
-for another thread, and nothing leans on the interpreter's lock. The shards of a thread that has ended go to the next
-one, so there are never more than threads that ran at one time.
+A series (one attribute set of an instrument) has a shard for each thread that uses it at one time. Counts and sums in a
+shard only grow, and a collection takes the difference to what it found the last time; what belongs to an interval
+(minimum, maximum, candidates for exemplars) is in an `Interval`, and a collection puts a fresh one in its place. So no
+recording waits for a collection or for another thread, and nothing relies on the interpreter's lock. The shards of a
+thread that has ended go to the next one, so there are never more than threads that ran at one time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,8 @@ from clew.metrics.exemplars import ExemplarCandidate
 if TYPE_CHECKING:
     from clew.metrics.sharded import ShardedOperation
 
-NEVER = math.inf
-"""More than any value that is measured."""
-
-Keep = Callable[["Interval", int, float, "Context | None"], None]
-"""Keeps a measurement (index of the bucket, value, Context or None for the current one) if it leads somewhere."""
+Offer = Callable[["Interval", int, float, "Context | None"], None]
+"""Offers a measurement to an interval: index of its bucket, value, Context or None for the current one."""
 
 
 class Layout:
@@ -38,45 +35,49 @@ class Layout:
 
     Args:
         bounds: Upper bounds of the buckets.
-        blank: The largest measurements of a page on which nothing has been kept.
-        keep: Keeps exemplars.
+        initial_thresholds: The thresholds of an interval that has no candidates.
+        offer: Called with each measurement that reaches the threshold of its bucket.
     """
 
-    __slots__ = ("blank", "bounds", "keep", "lock", "zeros")
+    __slots__ = ("bounds", "initial_thresholds", "lock", "offer", "zeros")
 
-    def __init__(self, bounds: Sequence[float], blank: list[float], keep: Keep) -> None:
+    def __init__(self, bounds: Sequence[float], initial_thresholds: list[float], offer: Offer) -> None:
         self.bounds = bounds
-        self.blank = blank
-        self.keep = keep
+        self.initial_thresholds = initial_thresholds
+        self.offer = offer
         self.lock = threading.RLock()  # a signal handler may measure in the middle
-        self.zeros = [0] * len(blank)
+        self.zeros = [0] * len(initial_thresholds)
 
 
 class Interval:
     """What a shard has seen since the last collection.
 
-    `largest` is what the measurements that were kept are, bucket by bucket; until there is one it is the instrument's
-    blank list. `kept` are those measurements, in any order.
+    Attributes:
+        min: The least value.
+        max: The greatest value.
+        thresholds: Of each bucket, the value from which on a measurement may become its exemplar; the instrument's own
+            list until there is a candidate.
+        candidates: At most one a bucket, in any order.
     """
 
-    __slots__ = ("high", "kept", "largest", "low")
+    __slots__ = ("candidates", "max", "min", "thresholds")
 
-    def __init__(self, blank: list[float]) -> None:
-        self.low: float = NEVER
-        self.high: float = -NEVER
-        self.largest = blank
-        self.kept: Sequence[ExemplarCandidate] = ()
+    def __init__(self, initial_thresholds: list[float]) -> None:
+        self.min: float = math.inf
+        self.max: float = -math.inf
+        self.thresholds = initial_thresholds
+        self.candidates: Sequence[ExemplarCandidate] = ()
 
-    def keep(self, kept: ExemplarCandidate) -> None:
-        """Keep a measurement as the largest of its bucket, in the place of the one that was."""
-        others = self.kept
-        self.kept = [kept] if not others else [*(other for other in others if other.bucket != kept.bucket), kept]
+    def put(self, candidate: ExemplarCandidate) -> None:
+        """Put a candidate in the place of the one that its bucket has."""
+        bucket = candidate.bucket
+        self.candidates = [*(other for other in self.candidates if other.bucket != bucket), candidate]
 
 
 class Shard:
     """What one thread has recorded of one series."""
 
-    __slots__ = ("abandoned", "bounds", "counts", "page", "previous", "series", "started", "total")
+    __slots__ = ("abandoned", "bounds", "counts", "interval", "previous", "series", "started", "total")
 
     def __init__(self, series: Series) -> None:
         layout = series.layout
@@ -86,8 +87,8 @@ class Shard:
         self.abandoned = 0
         self.counts = layout.zeros.copy()
         self.total: float = 0
-        self.page = Interval(layout.blank)
-        # of the collection alone: the page that it has taken away last, and what it has read of it
+        self.interval = Interval(layout.initial_thresholds)
+        # of the collection alone: the interval that it has ended last, and what it has read of it
         self.previous: tuple[Interval, float, float, Sequence[ExemplarCandidate]] | None = None
 
 
@@ -95,7 +96,7 @@ _BY_BUCKET = attrgetter("bucket")
 
 
 class Delta:
-    """What the shards of a series hold together, and what that has grown by since the last collection.
+    """What the shards of a series hold together, and what has been added since the last collection.
 
     Attributes:
         counts: Of each bucket, since the series was made; None where they are what they were, and then there is neither
@@ -103,12 +104,12 @@ class Delta:
         seen_counts: What they were at the last collection.
         total: The sum, since the series was made.
         seen_total: What it was at the last collection.
-        low: The least since the last collection.
-        high: The most since the last collection.
-        kept: The largest measurements since then, one a bucket, in the order of the buckets.
+        min: The least value since the last collection.
+        max: The greatest value since then.
+        candidates: The best ones since then, one a bucket, in the order of the buckets.
     """
 
-    __slots__ = ("_added", "counts", "high", "kept", "low", "seen_counts", "seen_total", "total")
+    __slots__ = ("_added", "candidates", "counts", "max", "min", "seen_counts", "seen_total", "total")
 
     seen_counts: list[int]
     total: float
@@ -116,46 +117,46 @@ class Delta:
 
     def __init__(self) -> None:
         self.counts: list[int] | None = None
-        self.low: float = NEVER
-        self.high: float = -NEVER
-        self.kept: Sequence[ExemplarCandidate] = ()
+        self.min: float = math.inf
+        self.max: float = -math.inf
+        self.candidates: Sequence[ExemplarCandidate] = ()
         self._added: list[int] | None = None
 
-    def keep(self, kept: Sequence[ExemplarCandidate]) -> None:
-        """Keep the measurements of one more page, where they are the largest of their buckets."""
-        if self.kept:
-            self.kept = largest_of_each_bucket([*self.kept, *kept])
+    def add_candidates(self, candidates: Sequence[ExemplarCandidate]) -> None:
+        """Add the candidates of one more interval, where they are the best of their buckets."""
+        if self.candidates:
+            self.candidates = best_of_each_bucket([*self.candidates, *candidates])
         else:
-            self.kept = kept if len(kept) == 1 else sorted(kept, key=_BY_BUCKET)
+            self.candidates = candidates if len(candidates) == 1 else sorted(candidates, key=_BY_BUCKET)
 
     @property
     def is_all(self) -> bool:
-        """Whether this is all that the series has ever grown by."""
+        """Whether this is all that the series has ever recorded."""
         return self.counts is not None and not any(self.seen_counts)
 
     @property
     def added(self) -> list[int]:
-        """What the counts have grown by."""
+        """How much the counts have risen since the last collection."""
         if self._added is None:
             assert self.counts is not None
             self._added = [now - before for now, before in zip(self.counts, self.seen_counts, strict=True)]
         return self._added
 
 
-def largest_of_each_bucket(
-    kept: Iterable[ExemplarCandidate], bucket_of: Sequence[int] | None = None
+def best_of_each_bucket(
+    candidates: Iterable[ExemplarCandidate], bucket_of: Sequence[int] | None = None
 ) -> Sequence[ExemplarCandidate]:
-    """Return the measurements that outrank all others of their bucket, in the order of the buckets.
+    """Return the candidates that outrank all others of their bucket, in the order of the buckets.
 
     Args:
-        kept: Measurements with the bucket of the shard that each was in.
+        candidates: Each with the bucket of the shard that it was in.
         bucket_of: Which bucket each bucket of a shard is a part of, where they are finer.
     """
     best: dict[int, ExemplarCandidate] = {}
-    for one in kept:
-        bucket = one.bucket if bucket_of is None else bucket_of[one.bucket]
-        if one.outranks(best.get(bucket)):
-            best[bucket] = one
+    for candidate in candidates:
+        bucket = candidate.bucket if bucket_of is None else bucket_of[candidate.bucket]
+        if candidate.outranks(best.get(bucket)):
+            best[bucket] = candidate
     return [best[bucket] for bucket in sorted(best)]
 
 
@@ -212,40 +213,40 @@ class Series:
             raise
         shard.counts[index] += 1
         shard.total += seconds
-        self.see(shard, index, seconds, context)
+        self.update_interval(shard, index, seconds, context)
 
     def add(self, shard: Shard, value: float, context: Context | None = None) -> None:
         """Record one value into a shard of the calling thread. The decorated functions have this written out."""
         index = bisect_left(shard.bounds, value)
         shard.counts[index] += 1
         shard.total += value
-        page = shard.page  # as `see` has it, written out since a call saved is worth 50 ns
-        if value < page.low:
-            page.low = value
-        if value > page.high:
-            page.high = value
-        if value >= page.largest[index]:
+        interval = shard.interval  # as `update_interval` has it, written out since a call saved is worth 50 ns
+        if value < interval.min:
+            interval.min = value
+        if value > interval.max:
+            interval.max = value
+        if value >= interval.thresholds[index]:
             try:
-                self.layout.keep(page, index, value, context)
+                self.layout.offer(interval, index, value, context)
             except RecursionError:  # it is counted, and only no exemplar
                 return
-            except Exception as trouble:
-                let_through(trouble)
+            except Exception as error:
+                let_through(error)
 
-    def see(self, shard: Shard, index: int, value: float, context: Context | None) -> None:
-        """Look at a value that has been counted: as the least, the most and the largest of its bucket."""
-        page = shard.page
-        if value < page.low:
-            page.low = value
-        if value > page.high:
-            page.high = value
-        if value >= page.largest[index]:
+    def update_interval(self, shard: Shard, index: int, value: float, context: Context | None) -> None:
+        """Bring minimum, maximum and candidates up to date with a value that has been counted."""
+        interval = shard.interval
+        if value < interval.min:
+            interval.min = value
+        if value > interval.max:
+            interval.max = value
+        if value >= interval.thresholds[index]:
             try:
-                self.layout.keep(page, index, value, context)
+                self.layout.offer(interval, index, value, context)
             except RecursionError:  # it is counted, and only no exemplar
                 return
-            except Exception as trouble:
-                let_through(trouble)
+            except Exception as error:
+                let_through(error)
 
     def lease(self) -> Shard:
         """Return a shard for the calling thread: one whose thread has ended, or a new one."""
@@ -262,10 +263,11 @@ class Series:
         """How many runs have begun in this series, wherever they have ended."""
         return sum([shard.started for shard in self.shards.copy()])
 
-    def grown(self) -> Delta | None:
-        """Take what the shards have grown by; None where nothing has happened. Called by one collection at a time.
+    def take_delta(self) -> Delta | None:
+        """Take what has been recorded since the last time; None where that is nothing.
 
-        How many runs have `ended` here since the series was made is known afterwards.
+        Called by one collection at a time. Afterwards `ended` is how many runs have ended here since the series was
+        made.
         """
         shards = self.shards.copy()
         if not shards:
@@ -273,51 +275,51 @@ class Series:
         shard = shards[0]
         counts, total, abandoned = shard.counts.copy(), shard.total, shard.abandoned
         if len(shards) > 1:
-            held = [each.counts.copy() for each in shards]
-            counts = [sum(column) for column in zip(*held, strict=True)]
+            all_counts = [each.counts.copy() for each in shards]
+            counts = [sum(column) for column in zip(*all_counts, strict=True)]
             total = sum([each.total for each in shards])
             abandoned = sum([each.abandoned for each in shards])
         seen_counts = self._seen_counts
-        has_grown = counts != seen_counts
-        if has_grown or abandoned:
+        has_changed = counts != seen_counts
+        if has_changed or abandoned:
             self.ended = sum(counts) + abandoned
-        if not has_grown and all(shard.previous is None for shard in shards):
+        if not has_changed and all(shard.previous is None for shard in shards):
             return None
-        grown = Delta()
-        if has_grown:  # a sum that came too late for its count is taken with the next one
-            grown.counts, grown.seen_counts = counts, seen_counts
-            grown.total, grown.seen_total = total, self._seen_total
+        delta = Delta()
+        if has_changed:  # a sum that came too late for its count is taken with the next one
+            delta.counts, delta.seen_counts = counts, seen_counts
+            delta.total, delta.seen_total = total, self._seen_total
             self._seen_counts, self._seen_total = counts, total
         for shard in shards:
-            self._turn_page(shard, grown)
-        return grown
+            self._end_interval(shard, delta)
+        return delta
 
-    def _turn_page(self, shard: Shard, grown: Delta) -> None:
-        """Read the page of a shard and put a fresh one in its place.
+    def _end_interval(self, shard: Shard, delta: Delta) -> None:
+        """Read the interval of a shard and put a fresh one in its place.
 
-        Its thread may still be writing on the page that is taken away, so that is read again the next time.
+        Its thread may still be writing into the one that has ended, so that is read again the next time.
         """
         if shard.previous is not None:
-            page, low, high, taken = shard.previous
+            interval, minimum, maximum, taken = shard.previous
             shard.previous = None
-            if page.low < low:
-                grown.low = min(grown.low, page.low)
-            if page.high > high:
-                grown.high = max(grown.high, page.high)
-            if page.kept is not taken:
-                grown.keep([kept for kept in page.kept if kept not in taken])
-        page = shard.page
-        low, high, kept = page.low, page.high, page.kept
-        if high == -NEVER:
+            if interval.min < minimum:
+                delta.min = min(delta.min, interval.min)
+            if interval.max > maximum:
+                delta.max = max(delta.max, interval.max)
+            if interval.candidates is not taken:
+                delta.add_candidates([each for each in interval.candidates if each not in taken])
+        interval = shard.interval
+        minimum, maximum, candidates = interval.min, interval.max, interval.candidates
+        if maximum == -math.inf:
             return
-        shard.page = Interval(self.layout.blank)
-        shard.previous = page, low, high, kept
-        if low < grown.low:
-            grown.low = low
-        if high > grown.high:
-            grown.high = high
-        if kept:
-            grown.keep(kept)
+        shard.interval = Interval(self.layout.initial_thresholds)
+        shard.previous = interval, minimum, maximum, candidates
+        if minimum < delta.min:
+            delta.min = minimum
+        if maximum > delta.max:
+            delta.max = maximum
+        if candidates:
+            delta.add_candidates(candidates)
 
 
 class _Lease:

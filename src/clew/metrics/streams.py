@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.export import (
 from clew.any_value import nearest_number
 from clew.attributes import Key, Value, key_of
 from clew.metrics.exemplars import ExemplarCandidate
-from clew.metrics.shards import Delta, Series, largest_of_each_bucket
+from clew.metrics.shards import Delta, Series, best_of_each_bucket
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
@@ -48,11 +48,11 @@ class _Point:
     """One attribute set of a stream: what has been added since its start.
 
     Attributes:
-        kept: The largest measurements of the interval, one a bucket of the stream, in the order of the buckets.
+        candidates: The best ones of the interval, one a bucket of the stream, in the order of the buckets.
         follows: Whether what one series holds is what this point holds, so that nothing need be added up.
     """
 
-    __slots__ = ("attributes", "counts", "follows", "high", "kept", "low", "start", "total")
+    __slots__ = ("attributes", "candidates", "counts", "follows", "max", "min", "start", "total")
 
     def __init__(self, attributes: Mapping[str, Value], start: int, *, follows: bool) -> None:
         self.attributes = attributes
@@ -60,14 +60,14 @@ class _Point:
         self.follows = follows
         self.counts: list[int] = []
         self.total: float = 0
-        self.low: float = math.inf
-        self.high: float = -math.inf
-        self.kept: Sequence[ExemplarCandidate] = ()
+        self.min: float = math.inf
+        self.max: float = -math.inf
+        self.candidates: Sequence[ExemplarCandidate] = ()
 
     def exemplars(self) -> list[Exemplar]:
         """Return the exemplars of the interval, and begin anew."""
-        kept, self.kept = self.kept, ()
-        return [one.exemplar(self.attributes) for one in kept]
+        candidates, self.candidates = self.candidates, ()
+        return [candidate.exemplar(self.attributes) for candidate in candidates]
 
 
 class _Stream:
@@ -89,21 +89,21 @@ class _Stream:
         self._of: dict[Any, _Point] = {}
         self._shared: dict[Key, _Point] = {}
 
-    def _grown(self, series: Series, grown: Delta) -> _Point | None:
-        """Return the point of a series, with the exemplars that came; None for what is of an interval gone by."""
+    def _point_of(self, series: Series, delta: Delta) -> _Point | None:
+        """Return the point of a series, with the new candidates; None for what is of an interval gone by."""
         point = self._of.get(series)
         if point is None:
-            if grown.counts is None:
+            if delta.counts is None:
                 return None
-            point = self._of[series] = self._find(series.attributes, series.created, is_all=grown.is_all)
-        kept = grown.kept
-        if kept:
+            point = self._of[series] = self._find(series.attributes, series.created, is_all=delta.is_all)
+        candidates = delta.candidates
+        if candidates:
             if point.attributes is not series.attributes:
-                for one in kept:
-                    one.attributes = series.attributes
-            if point.kept or self._bucket_of is not None:
-                kept = largest_of_each_bucket([*point.kept, *kept], self._bucket_of)
-            point.kept = kept
+                for candidate in candidates:
+                    candidate.attributes = series.attributes
+            if point.candidates or self._bucket_of is not None:
+                candidates = best_of_each_bucket([*point.candidates, *candidates], self._bucket_of)
+            point.candidates = candidates
         return point
 
     def _find(self, attributes: Mapping[str, Value], created: int, *, is_all: bool = False) -> _Point:
@@ -151,27 +151,27 @@ class HistogramStream(_Stream):
         super().__init__(plan, [*(bisect_left(own, bound) for bound in bounds), len(own)] if is_finer else None)
         self._zeros = [0] * (len(own) + 1)
 
-    def add(self, series: Series, grown: Delta) -> None:
-        """Add what a series has grown by."""
-        point = self._grown(series, grown)
+    def add(self, series: Series, delta: Delta) -> None:
+        """Add what has been recorded into a series."""
+        point = self._point_of(series, delta)
         if point is None:
             return
-        if grown.low < point.low:
-            point.low = grown.low
-        if grown.high > point.high:
-            point.high = grown.high
-        if grown.counts is None:
+        if delta.min < point.min:
+            point.min = delta.min
+        if delta.max > point.max:
+            point.max = delta.max
+        if delta.counts is None:
             return
         if point.follows:
-            point.counts, point.total = grown.counts, grown.total
+            point.counts, point.total = delta.counts, delta.total
             return
-        point.total += grown.total - grown.seen_total
+        point.total += delta.total - delta.seen_total
         counts = point.counts or self._zeros
         if self._bucket_of is None:
-            point.counts = [one + other for one, other in zip(counts, grown.added, strict=True)]
+            point.counts = [one + other for one, other in zip(counts, delta.added, strict=True)]
         else:
             point.counts = counts.copy()
-            for bucket, number in zip(self._bucket_of, grown.added, strict=True):
+            for bucket, number in zip(self._bucket_of, delta.added, strict=True):
                 point.counts[bucket] += number
 
     def metric(self, now: int) -> Metric | None:
@@ -180,7 +180,7 @@ class HistogramStream(_Stream):
         assert plan.bounds is not None
         points: list[HistogramDataPoint] = []
         for point in self._collected(now):
-            low, high = (point.low, point.high) if plan.records_min_max else (math.inf, -math.inf)
+            minimum, maximum = (point.min, point.max) if plan.records_min_max else (math.inf, -math.inf)
             points.append(
                 HistogramDataPoint(
                     attributes=point.attributes,
@@ -191,8 +191,8 @@ class HistogramStream(_Stream):
                     sum=point.total,
                     bucket_counts=tuple(point.counts),
                     explicit_bounds=plan.bounds,
-                    min=low,
-                    max=high,
+                    min=minimum,
+                    max=maximum,
                 )
             )
         if not points:
@@ -207,11 +207,11 @@ class SumStream(_Stream):
         super().__init__(plan)
         self._is_monotonic = is_monotonic
 
-    def add(self, series: Series, grown: Delta) -> None:
-        """Add what a series has grown by."""
-        point = self._grown(series, grown)
-        if point is not None and grown.counts is not None:
-            point.total = grown.total if point.follows else point.total + (grown.total - grown.seen_total)
+    def add(self, series: Series, delta: Delta) -> None:
+        """Add what has been recorded into a series."""
+        point = self._point_of(series, delta)
+        if point is not None and delta.counts is not None:
+            point.total = delta.total if point.follows else point.total + (delta.total - delta.seen_total)
 
     def add_to(self, source: Any, attributes: Mapping[str, Value], created: int, amount: int) -> None:
         """Add an amount that belongs to no series: `source` stands for one, and was `created` at that time."""

@@ -59,14 +59,14 @@ def make(function, seldom, clock, bisect_left, type):
             return result
         shard.counts[index] += 1
         shard.total += seconds
-        page = shard.page
-        if seconds < page.low:
-            page.low = seconds
-        if seconds > page.high:
-            page.high = seconds
-        if seconds >= page.largest[index]:
+        interval = shard.interval
+        if seconds < interval.min:
+            interval.min = seconds
+        if seconds > interval.max:
+            interval.max = seconds
+        if seconds >= interval.thresholds[index]:
             try:
-                shard.series.layout.keep(page, index, seconds, None)
+                shard.series.layout.offer(interval, index, seconds, None)
             except seldom.RecursionError:  # it is counted, and only no exemplar
                 pass
             except seldom.Exception as trouble:

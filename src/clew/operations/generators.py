@@ -103,7 +103,7 @@ def make(function, seldom, clock, get_current):
                 raise
             shard.counts[index] += 1
             shard.total += seconds
-            shard.series.see(shard, index, seconds, context)
+            shard.series.update_interval(shard, index, seconds, context)
         {return_}
 
     return measured
