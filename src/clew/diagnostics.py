@@ -60,6 +60,24 @@ def _log(level: int, message: str, args: tuple[object, ...]) -> None:
             logger.callHandlers(passed if isinstance(passed, logging.LogRecord) else record)
 
 
+def report_failure(event: str, error: Exception, message: str, *args: object, about: object = None) -> None:
+    """Count a failure of our own as `event`, and log the first of its kind; to be called where `error` is caught.
+
+    `message % args` says what was not done, and the type and text of the error follow it. A kind is a type of error
+    unless `about` names another one (any hashable value). What a signal's handler or another thread has raised is no
+    failure of our own, and raised again.
+    """
+    try:
+        let_through(error)
+    except BaseException:
+        del error  # in whose traceback this frame is now: it would keep itself alive
+        raise
+    count(event)
+    kind = type(error).__name__
+    about = (event, kind) if about is None else about
+    warn_once(about, f"{message}: %s: %s (said once; each one is counted)", *args, kind, error)
+
+
 class _Waiting(threading.local):
     said: list[Callable[[], None]] | None = None
 

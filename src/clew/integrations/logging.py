@@ -30,7 +30,7 @@ from opentelemetry.context import (
     get_current,
 )
 
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import count, report_failure
 from clew.interpreter.current_context import Variable
 from clew.interpreter.interruptions import is_called_amid, let_through
 from clew.interpreter.locks import renew_in_child
@@ -154,7 +154,7 @@ class LogHandler(_Unlocked):
             if record.name == CANONICAL or not is_taken(context, record.levelno, render):
                 self._send(record.name, translated())
         except Exception as trouble:
-            _say_not_sent(trouble)
+            report_failure("log.not_sent", trouble, "A log record could not be sent")
 
     def _logger(self, name: str) -> Any:
         """Return OpenTelemetry's logger of that name; asked for once, since that takes locks of the provider."""
@@ -170,24 +170,9 @@ class LogHandler(_Unlocked):
             _sending.set(True)
             (self._loggers.get(name) or self._logger(name)).emit(record)
         except Exception as trouble:
-            _say_not_sent(trouble)
+            report_failure("log.not_sent", trouble, "A log record could not be sent")
         finally:
             _sending.set(before)
-
-
-def _say_not_sent(trouble: Exception) -> None:
-    try:
-        let_through(trouble)
-    except BaseException:
-        del trouble  # in whose traceback this frame is now: it would keep itself alive
-        raise
-    count("log.not_sent")
-    warn_once(
-        ("log.not_sent", type(trouble).__name__),
-        "A log record could not be sent: %s: %s (said once; each one is counted)",
-        type(trouble).__name__,
-        trouble,
-    )
 
 
 _IN_THE_MIDDLE = LogHandler.emit.__code__

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import report_failure
 from clew.interpreter import forks
-from clew.interpreter.interruptions import let_through
 
 if TYPE_CHECKING:
     from clew.logs.canonical import Line
@@ -111,14 +110,7 @@ class TrackedRequest:
                     line.write(self._request_id, seconds, failure, name, attributes or {})
             self._enclosing = None  # which would keep its own, and so on
         except Exception as trouble:
-            let_through(trouble)
-            count("canonical.not_written")
-            warn_once(
-                ("canonical.not_written", type(trouble).__name__),
-                "A request could not be followed to its end: %s: %s (said once; each one is counted)",
-                type(trouble).__name__,
-                trouble,
-            )
+            report_failure("canonical.not_written", trouble, "A request could not be followed to its end")
 
 
 current: RequestTracking | None = None

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clew.diagnostics import count, warn_once
-from clew.interpreter.interruptions import let_through
+from clew.diagnostics import report_failure
 
 owed: list[tuple[Any, ...]] = []
 """What has been put off."""
@@ -33,6 +32,4 @@ def settle() -> None:
             owe(one)
             return
         except Exception as trouble:
-            let_through(trouble)
-            count("operation.not_recorded")
-            warn_once("owed", "A run could not be recorded: %s: %s", type(trouble).__name__, trouble)
+            report_failure("operation.not_recorded", trouble, "A run could not be recorded")

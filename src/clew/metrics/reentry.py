@@ -15,9 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import count, report_failure, warn_once
 from clew.interpreter import forks
-from clew.interpreter.interruptions import let_through
 
 MODULES: set[str] = {"opentelemetry.metrics._internal"}
 """The modules whose functions must not be entered again; `clew.metrics.sdk` adds those of the SDK."""
@@ -93,17 +92,9 @@ def _catch_up() -> None:
             try:
                 record()
             except Exception as error:
-                let_through(error)
-                _ignore(error)
+                report_failure("measurement.ignored", error, "A measurement that had to wait was ignored")
     finally:
         here.is_catching_up = False
-
-
-def _ignore(error: Exception) -> None:
-    count("measurement.ignored")
-    warn_once(
-        ("put off", type(error)), "A measurement that had to wait was ignored: %s: %s", type(error).__name__, error
-    )
 
 
 def by_itself(work: Callable[..., Any], *args: Any) -> Any:

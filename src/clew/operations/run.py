@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, Status, StatusCode, get_current_span, set_
 
 from clew.any_value import nearest_text
 from clew.attributes import Key, Value, clean, key_of
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import count, report_failure, warn_once
 from clew.failures import OTHER, Checked, failure, failure_of_kind, reason_of
 from clew.interpreter.current_context import Variable, bind
 from clew.interpreter.interruptions import begins_at_once, let_through
@@ -124,7 +124,6 @@ class Run:
         try:
             self.span = tracer.start_span(self._name, attributes={"operation.name": self._name, **self.attributes})
         except Exception as trouble:  # of a sampler or a span processor
-            let_through(trouble)
             _without_span(self._name, trouble)
             return
         before = get_current()
@@ -216,7 +215,6 @@ class Run:
             except RecursionError:
                 raise
             except Exception as trouble:
-                let_through(trouble)
                 _not_recorded(self._name, trouble)
             finally:
                 try:
@@ -302,7 +300,6 @@ class Run:
             if self.span is not None and self.span.is_recording():
                 self.span.end()
         except Exception as trouble:
-            let_through(trouble)
             _not_recorded(self._name, trouble)
 
     def _end_span(self, error: BaseException | None, error_type: str | None) -> None:
@@ -320,7 +317,6 @@ class Run:
                         let_through(trouble)
                 span.set_status(Status(StatusCode.ERROR, description))
         except Exception as trouble:
-            let_through(trouble)
             _without_span(self._name, trouble)
         finally:
             try:
@@ -329,7 +325,6 @@ class Run:
                 try:
                     span.end()
                 except Exception as trouble:  # of a span processor
-                    let_through(trouble)
                     _without_span(self._name, trouble)
 
     @begins_at_once
@@ -417,7 +412,6 @@ def begin(
             settle()
         return Run(pipeline, name, attributes, key, expected, span=span, keeps_context=keeps_context)
     except Exception as trouble:
-        let_through(trouble)
         _not_recorded(name, trouble)
         return None
 
@@ -435,18 +429,14 @@ def begin_run(site: Site, args: Any, kwargs: Any, *, keeps_context: bool = False
 
 
 def _without_span(name: str, trouble: Exception) -> None:
-    count("span.failed")
-    warn_once(
-        ("span", name), "The span of a run of the operation %s failed: %s: %s", name, type(trouble).__name__, trouble
-    )
+    report_failure("span.failed", trouble, "The span of a run of the operation %s failed", name, about=("span", name))
 
 
 def _not_recorded(name: str, trouble: Exception) -> None:
-    count("operation.not_recorded")
-    warn_once(
-        ("not recorded", name),
-        "A run of the operation %s could not be recorded: %s: %s",
-        name,
-        type(trouble).__name__,
+    report_failure(
+        "operation.not_recorded",
         trouble,
+        "A run of the operation %s could not be recorded",
+        name,
+        about=("not recorded", name),
     )

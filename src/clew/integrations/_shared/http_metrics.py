@@ -27,7 +27,7 @@ from opentelemetry.semconv.metrics.http_metrics import HTTP_SERVER_REQUEST_DURAT
 from opentelemetry.semconv.schemas import Schemas
 
 from clew.__about__ import __version__
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import report_failure
 from clew.failures import error_type_of
 from clew.integrations._shared.other_instrumentations import (
     FLASK,
@@ -38,7 +38,6 @@ from clew.integrations._shared.other_instrumentations import (
     look_at_traceback,
     look_inside,
 )
-from clew.interpreter.interruptions import let_through
 from clew.metrics import reentry
 from clew.operations import pipeline
 from clew.operations.pipeline import Pipeline
@@ -222,18 +221,7 @@ class HttpMeasurement:
 
 def not_measured(trouble: Exception) -> None:
     """Count and say once that an HTTP request could not be measured."""
-    try:
-        let_through(trouble)
-    except BaseException:
-        del trouble  # in whose traceback this frame is now: it would keep itself alive
-        raise
-    count("http.not_measured")
-    warn_once(
-        ("http.not_measured", type(trouble).__name__),
-        "An HTTP request could not be measured: %s: %s (said once; each one is counted)",
-        type(trouble).__name__,
-        trouble,
-    )
+    report_failure("http.not_measured", trouble, "An HTTP request could not be measured")
 
 
 def known_method(method: str) -> str:

@@ -13,9 +13,8 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from clew.__about__ import __version__
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import report_failure
 from clew.integrations._shared.http_metrics import BOUNDS
-from clew.interpreter.interruptions import let_through
 from clew.metrics import reentry
 from clew.operations import pipeline
 from clew.operations.pipeline import Pipeline
@@ -55,7 +54,6 @@ class RpcInstrument:
                 self._made = made = (current, histogram)
             return RpcMeasurement(*made, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
         except Exception as trouble:
-            let_through(trouble)
             _not_measured(trouble)
             return None
 
@@ -82,15 +80,8 @@ class RpcMeasurement:
                 attributes[ERROR_TYPE] = error_type
             self._histogram.record(max(seconds, 0.0), attributes, context)
         except Exception as trouble:
-            let_through(trouble)
             _not_measured(trouble)
 
 
 def _not_measured(trouble: Exception) -> None:
-    count("rpc.not_measured")
-    warn_once(
-        ("rpc.not_measured", type(trouble).__name__),
-        "A remote procedure call could not be measured: %s: %s (said once; each one is counted)",
-        type(trouble).__name__,
-        trouble,
-    )
+    report_failure("rpc.not_measured", trouble, "A remote procedure call could not be measured")

@@ -16,12 +16,12 @@ from opentelemetry.context import Context, get_current
 
 from clew import lifetime
 from clew._measure import LONGEST_NAME, measure
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import report_failure
 from clew.failures import Checked
 from clew.imports import imported
 from clew.instruments import histogram
 from clew.interpreter.current_context import bind
-from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.interpreter.interruptions import begins_at_once
 from clew.policy import failure_of, policy
 from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, request_id, with_cell
 from clew.propagation.hosts import Target, is_allowed
@@ -211,19 +211,7 @@ def target_of_host(host: object, port: object) -> Target | None:
 
 def not_handled(what: str, trouble: Exception) -> None:
     """Count and say once that a message or a run goes on without its request."""
-    try:
-        let_through(trouble)
-    except BaseException:
-        del trouble  # in whose traceback this frame is now: it would keep itself alive
-        raise
-    count(f"task.{what}_failed")
-    warn_once(
-        (what, type(trouble).__name__),
-        "A task could not be %s with its request, and goes on without: %s: %s (said once; each one is counted)",
-        what,
-        type(trouble).__name__,
-        trouble,
-    )
+    report_failure(f"task.{what}_failed", trouble, "A task could not be %s with its request, and goes on without", what)
 
 
 def end_process() -> None:
