@@ -50,7 +50,6 @@ STILL_TO_CUT = {
     ("clew.integrations._shared.auto_instrument", "clew.integrations.asgi"),
     ("clew.integrations._shared.auto_instrument", "clew.integrations.wsgi"),
     ("clew.interpreter.forks", "clew.imports"),
-    ("clew.telemetry", "clew.integrations.logging"),
 }
 STILL_IN_A_CIRCLE = {
     ("clew.diagnostics", "clew.imports", "clew.interpreter.forks", "clew.interpreter.locks"),

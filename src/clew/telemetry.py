@@ -153,7 +153,7 @@ class Telemetry:
                 pipeline.use(None)
                 _follow(None)
                 if self._signals.logger_provider is not None:
-                    log_records().uninstall()
+                    log_handler().uninstall()
 
     def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
         """Answer a further `configure()` that is given these arguments; `clew.testing` answers otherwise."""
@@ -191,7 +191,7 @@ class Telemetry:
         _follow(self.settings)
         self._say_destinations()  # while the handler is not there yet: this is not what the program logs
         if signals.logger_provider is not None:
-            log_records().install(signals.logger_provider)
+            log_handler().install(signals.logger_provider)
 
     def _say_destinations(self) -> None:
         """Say at INFO which service sends what where, how, and how often."""
@@ -235,11 +235,11 @@ class Telemetry:
                 part.start()
 
 
-def log_records() -> Any:
+def log_handler() -> Any:
     """Import the handler of log records only where there is somewhere to send them."""
-    from clew.integrations import logging
+    from clew.logs_bridge import handler
 
-    return logging
+    return handler
 
 
 def _follow(settings: Settings | None) -> None:

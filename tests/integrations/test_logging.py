@@ -25,8 +25,9 @@ from recorded import Recorded
 
 import clew
 from clew.any_value import nearest_value
-from clew.integrations.logging import LogHandler, RequestIdFilter, install, uninstall
-from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.integrations.logging import LogHandler, RequestIdFilter
+from clew.logs_bridge.handler import install, uninstall
+from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.logs_bridge.translation import severity_of, translate
 from clew.policy import policy
 

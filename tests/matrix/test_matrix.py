@@ -12,7 +12,7 @@ from matrix.asking import FAILED, REFUSED, SPOKEN, STREAMED, TAKEN, Asking, Outc
 from matrix.received import exemplar_ids, log_records, points, spans
 from matrix.stacks import GRPC, HTTP, STACKS, Stack, of
 
-from clew.integrations.logging import SERVER_LOGGERS
+from clew.logs_bridge.handler import SERVER_LOGGERS
 from clew.propagation.ids import is_valid
 
 HTTP_DURATION = "http.server.request.duration"

@@ -23,9 +23,8 @@ from typing import Any
 from opentelemetry.context import get_current
 
 from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.request_id import NONE, request_id_now
 from clew.policy import policy
-from clew.propagation.cell import request_id
-from clew.propagation.ids import remembered_request_id
 
 try:
     import_module("loguru")
@@ -42,8 +41,7 @@ def add_request_id(record: Any) -> None:
     """
     extra = record["extra"]
     if policy.attribute not in extra:
-        error = getattr(record.get("exception"), "value", None)
-        extra[policy.attribute] = request_id() or remembered_request_id(error) or "-"
+        extra[policy.attribute] = request_id_now(getattr(record.get("exception"), "value", None)) or NONE
 
 
 def holding(sink: Any) -> Any:

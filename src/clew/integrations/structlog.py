@@ -22,10 +22,9 @@ from typing import Any, cast
 from opentelemetry.context import get_current
 
 from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.request_id import request_id_now
 from clew.logs_bridge.translation import snapshot
 from clew.policy import policy
-from clew.propagation.cell import request_id
-from clew.propagation.ids import remembered_request_id
 
 try:
     import_module("structlog")
@@ -57,7 +56,7 @@ def add_request_id(_logger: Any, _method_name: str, event: MutableMapping[str, A
     request otherwise nothing is set.
     """
     if policy.attribute not in event:
-        name = request_id() or remembered_request_id(_error(event.get("exc_info")))
+        name = request_id_now(_error(event.get("exc_info")))
         if name is not None:
             event[policy.attribute] = name
     return event

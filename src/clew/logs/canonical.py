@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from clew.diagnostics import count, warn_once
+from clew.logs.records import OWN_FIELDS, filtered
 from clew.policy import policy
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ MOST_VALUES = 50
 
 LONGEST_TEXT = 1_000
 """How many characters of a value."""
-
-_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 FURTHER = "(further operations)"
 
@@ -128,11 +127,11 @@ class Line:
         if operations:
             fields["request.operations"] = operations
         for key, value in values.items():  # one that is a field already gets something in front
-            fields[f"value.{key}" if key in fields or key in _OWN_FIELDS else key] = value
+            fields[f"value.{key}" if key in fields or key in OWN_FIELDS else key] = value
         vars(record).update(fields)
-        passed: Any = logger.filter(record)
-        if passed:
-            logger.callHandlers(passed if isinstance(passed, logging.LogRecord) else record)
+        passed = filtered(logger, record)
+        if passed is not None:
+            logger.callHandlers(passed)
 
 
 def _is_disabled_by_accident(logger: logging.Logger) -> bool:

@@ -34,10 +34,8 @@ from clew.any_value import nearest_text, nearest_value, text_of
 from clew.diagnostics import count, warn_once
 from clew.failures import error_type_of
 from clew.interpreter.interruptions import let_through
+from clew.logs.records import OWN_FIELDS
 from clew.policy import policy
-
-OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""The attributes that `logging` itself gives to a record."""
 
 _UNCHANGING = (
     str,
@@ -120,8 +118,8 @@ def message_of(record: logging.LogRecord) -> Any:
         return nearest_value(record.msg)
     try:
         return nearest_text(record.getMessage())
-    except Exception as trouble:  # arguments that do not fit the text: nothing of it is lost
-        let_through(trouble)
+    except Exception as error:  # arguments that do not fit the text: nothing of it is lost
+        let_through(error)
         return f"{text_of(record.msg)} {text_of(record.args)}"
 
 

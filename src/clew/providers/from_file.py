@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics import sdk
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from clew import exporters
 from clew.delivery import LogBatches, PeriodicReader, SpanBatches
-from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics.first_measurement import WatchedMeterProvider
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor

@@ -21,7 +21,7 @@ from clew import lifetime
 from clew.delivery import Part
 from clew.delivery.standby import Standby
 from clew.diagnostics import warn_once
-from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics import sdk
 from clew.operations import pipeline
 from clew.propagation.spans import RequestIdSpanProcessor

@@ -14,9 +14,9 @@ from opentelemetry import propagate
 from opentelemetry.sdk._logs import LoggerProvider
 
 from clew import telemetry as process
-from clew.integrations import logging
 from clew.logs import tracking
-from clew.logs_bridge.log_records import RequestIdLogRecordProcessor
+from clew.logs_bridge import handler
+from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.operations import pipeline
 from clew.policy import policy
 from clew.providers.from_settings import ProviderArguments
@@ -92,7 +92,7 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
     with process._lock:
         before, pipeline_before, following_before = process._configured, pipeline.current, tracking.current
         policy_before = policy.snapshot()
-        handler_before, propagator_before = logging._installed, propagate.get_global_textmap()
+        handler_before, propagator_before = handler.installed(), propagate.get_global_textmap()
         arguments: Mapping[str, Any] = {}
         if before is not None and before._signals.enabled:
             settings, signals, arguments = before.settings, before._signals, before._arguments
@@ -102,7 +102,7 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
         captured.tap()
         captured.record()
         if handler_before is None:
-            logging.install(_log_provider(signals))
+            handler.install(_log_provider(signals))
         process._configured = captured
         active.append(captured)
 
@@ -117,7 +117,7 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
                 pipeline.current.is_open = True
             tracking.exchange(None if is_over else following_before)
             if handler_before is None or is_over:
-                logging.uninstall()
+                handler.uninstall()
             propagate.set_global_textmap(propagator_before)
             policy.restore(policy_before)
 
