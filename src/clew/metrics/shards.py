@@ -13,14 +13,14 @@ import math
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
 
 from clew.attributes import Key, Value
 from clew.interpreter.interruptions import begins_at_once, let_through
+from clew.metrics.delta import Delta
 from clew.metrics.exemplars import ExemplarCandidate
 
 if TYPE_CHECKING:
@@ -90,74 +90,6 @@ class Shard:
         self.interval = Interval(layout.initial_thresholds)
         # of the collection alone: the interval that it has ended last, and what it has read of it
         self.previous: tuple[Interval, float, float, Sequence[ExemplarCandidate]] | None = None
-
-
-_BY_BUCKET = attrgetter("bucket")
-
-
-class Delta:
-    """What the shards of a series hold together, and what has been added since the last collection.
-
-    Attributes:
-        counts: Of each bucket, since the series was made; None where they are what they were, and then there is neither
-            any of the next three.
-        seen_counts: What they were at the last collection.
-        total: The sum, since the series was made.
-        seen_total: What it was at the last collection.
-        min: The least value since the last collection.
-        max: The greatest value since then.
-        candidates: The best ones since then, one a bucket, in the order of the buckets.
-    """
-
-    __slots__ = ("_added", "candidates", "counts", "max", "min", "seen_counts", "seen_total", "total")
-
-    seen_counts: list[int]
-    total: float
-    seen_total: float
-
-    def __init__(self) -> None:
-        self.counts: list[int] | None = None
-        self.min: float = math.inf
-        self.max: float = -math.inf
-        self.candidates: Sequence[ExemplarCandidate] = ()
-        self._added: list[int] | None = None
-
-    def add_candidates(self, candidates: Sequence[ExemplarCandidate]) -> None:
-        """Add the candidates of one more interval, where they are the best of their buckets."""
-        if self.candidates:
-            self.candidates = best_of_each_bucket([*self.candidates, *candidates])
-        else:
-            self.candidates = candidates if len(candidates) == 1 else sorted(candidates, key=_BY_BUCKET)
-
-    @property
-    def is_all(self) -> bool:
-        """Whether this is all that the series has ever recorded."""
-        return self.counts is not None and not any(self.seen_counts)
-
-    @property
-    def added(self) -> list[int]:
-        """How much the counts have risen since the last collection."""
-        if self._added is None:
-            assert self.counts is not None
-            self._added = [now - before for now, before in zip(self.counts, self.seen_counts, strict=True)]
-        return self._added
-
-
-def best_of_each_bucket(
-    candidates: Iterable[ExemplarCandidate], bucket_of: Sequence[int] | None = None
-) -> Sequence[ExemplarCandidate]:
-    """Return the candidates that outrank all others of their bucket, in the order of the buckets.
-
-    Args:
-        candidates: Each with the bucket of the shard that it was in.
-        bucket_of: Which bucket each bucket of a shard is a part of, where they are finer.
-    """
-    best: dict[int, ExemplarCandidate] = {}
-    for candidate in candidates:
-        bucket = candidate.bucket if bucket_of is None else bucket_of[candidate.bucket]
-        if candidate.outranks(best.get(bucket)):
-            best[bucket] = candidate
-    return [best[bucket] for bucket in sorted(best)]
 
 
 class Series:

@@ -25,8 +25,9 @@ from opentelemetry.sdk.metrics.export import (
 
 from clew.any_value import nearest_number
 from clew.attributes import Key, Value, key_of
+from clew.metrics.delta import Delta, best_of_each_bucket
 from clew.metrics.exemplars import ExemplarCandidate
-from clew.metrics.shards import Delta, Series, best_of_each_bucket
+from clew.metrics.shards import Series
 
 OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
