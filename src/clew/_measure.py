@@ -14,7 +14,7 @@ from clew.failures import Checked, Expectation, expectation
 from clew.interpreter import forks
 from clew.interpreter.callables import alike, is_decorated
 from clew.interpreter.interruptions import begins_at_once, let_through
-from clew.metrics.deferred import owe
+from clew.metrics.deferred import defer
 from clew.operations import pipeline
 from clew.operations.run import Run, begin
 from clew.operations.site import Site
@@ -40,15 +40,15 @@ class Measure:
     single-use, like the managers of `contextlib`.
     """
 
-    __slots__ = ("_link", "_name", "_run", "_started")
+    __slots__ = ("_binding", "_name", "_run", "_started")
 
-    _link: Binding | BlockBinding | None
+    _binding: Binding | BlockBinding | None
     _run: Run | None
     _started: Any  # by `perf_counter`, 0 where the run knows; None before the block
 
     def __init__(self, name: str | None) -> None:
         self._name = name
-        self._link = None
+        self._binding = None
         self._started = None
 
     @overload
@@ -86,30 +86,30 @@ class Measure:
         return Measure, (self._name,)
 
     def __enter__(self) -> Measure:
-        link = self._link
-        if link is None or self._started is not None or link.operation.pipeline is not pipeline.current:
+        binding = self._binding
+        if binding is None or self._started is not None or binding.operation.pipeline is not pipeline.current:
             if pipeline.current is None and self._started is None and self._name is not None:
                 self._started = 0
-                self._link = self._run = None
+                self._binding = self._run = None
             else:
-                self._enter_the_long_way()
+                self._enter_on_slow_path()
             return self
         self._started = clock()
-        link.local.shard.started += 1  # last, since what a signal's handler raises before leaves nothing begun
+        binding.local.shard.started += 1  # last, since what a signal's handler raises before leaves nothing begun
         return self
 
-    def _enter_the_long_way(self) -> None:
-        """Enter a block that was made before there was a link for its name, or under another pipeline."""
+    def _enter_on_slow_path(self) -> None:
+        """Enter a block that was made before there was a binding for its name, or under another pipeline."""
         if self._started is not None:
             self._refuse_again()
         forks.notice()
         current = pipeline.current
         name = self._name
-        link = None if current is None or name is None else current.block_bindings.get(name)
-        if link is not None:
-            self._link = link
+        binding = None if current is None or name is None else current.block_bindings.get(name)
+        if binding is not None:
+            self._binding = binding
             self._started = clock()
-            link.local.shard.started += 1
+            binding.local.shard.started += 1
             return
         self._begin(current, None, (), None)
         if current is not None and name is not None and name not in current.block_bindings:
@@ -125,7 +125,7 @@ class Measure:
         if self._name is None:
             raise TypeError('A block has no name of its own: write `with clew.measure("its name"):`')
         self._started = 0
-        self._link = self._run = None
+        self._binding = self._run = None
         if current is not None:
             cleaned = {} if attributes is None else clean_given(attributes, self._name)
             self._run = begin(current, self._name, cleaned, key_of(cleaned), expected, span=span)
@@ -141,23 +141,23 @@ class Measure:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            link = self._link
-            if link is None:
+            binding = self._binding
+            if binding is None:
                 if self._run is not None:
                     self._run.end(error)
                     self._run = None
                 return
             seconds: float = clock() - self._started
-            shard = link.local.shard  # asked again, since a block may be left in another thread
+            shard = binding.local.shard  # asked again, since a block may be left in another thread
             if error is not None:
-                self._link = self._run = None
+                self._binding = self._run = None
                 try:
-                    link.end(shard, seconds, error)
+                    binding.end(shard, seconds, error)
                 except RecursionError:  # no room on the stack
-                    owe((link.end_later, shard, seconds, type(error)))
+                    defer((binding.end_later, shard, seconds, type(error)))
                 return
             index = bisect_left(shard.bounds, seconds)
-            self._link = self._run = None
+            self._binding = self._run = None
             shard.counts[index] += 1
             shard.total += seconds
             interval = shard.interval
@@ -168,13 +168,13 @@ class Measure:
             if seconds >= interval.thresholds[index]:
                 shard.series.layout.offer(interval, index, seconds, None)
         except BaseException as trouble:
-            link, ended = self._link, clock()
-            run = self._run if link is None else None
-            self._link = self._run = None
-            if link is not None:
-                owe((_end_later, link, ended - self._started, None if error is None else type(error)))
+            binding, ended = self._binding, clock()
+            run = self._run if binding is None else None
+            self._binding = self._run = None
+            if binding is not None:
+                defer((_end_later, binding, ended - self._started, None if error is None else type(error)))
             elif run is not None and (run.is_under_way or type(trouble) is RecursionError):
-                owe((run.end_later, ended, None if error is None else type(error)))
+                defer((run.end_later, ended, None if error is None else type(error)))
             if type(trouble) is not RecursionError:  # for which there is room to be looked at
                 let_through(trouble)
 
@@ -196,12 +196,12 @@ class Measure:
                 a value for them is ignored, which is said once.
             value: `str`, `bool`, `int`, `float` or a sequence of one of these; anything else becomes its `str`.
         """
-        link = self._link if self._started is not None else None
-        if link is None:
+        binding = self._binding if self._started is not None else None
+        if binding is None:
             self._tell("set", name, value)
             return
         try:
-            self._link = link.told(name, value)
+            self._binding = binding.told(name, value)
         except Exception as trouble:
             let_through(trouble)
             self._not_told("set", trouble)
@@ -223,13 +223,15 @@ class Measure:
             if self._started is None:
                 warn_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
                 return
-            link = self._link
-            if link is not None:
+            binding = self._binding
+            if binding is not None:
                 assert self._name is not None
-                attributes = dict(sorted(link.attributes.items()))
+                attributes = dict(sorted(binding.attributes.items()))
                 key = key_of(attributes)
-                run = Run(link.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started)
-                self._run, self._link, run.is_under_way = run, None, True  # at once, whatever interrupts
+                run = Run(
+                    binding.operation.pipeline, self._name, attributes, key, (), span=False, started=self._started
+                )
+                self._run, self._binding, run.is_under_way = run, None, True  # at once, whatever interrupts
             if self._run is not None:
                 getattr(self._run, what)(*told)
         except Exception as trouble:
@@ -241,8 +243,8 @@ class Measure:
         warn_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
 
 
-def _end_later(link: Binding | BlockBinding, seconds: float, kind: type[BaseException] | None) -> None:
-    link.end_later(link.local.shard, seconds, kind)
+def _end_later(binding: Binding | BlockBinding, seconds: float, kind: type[BaseException] | None) -> None:
+    binding.end_later(binding.local.shard, seconds, kind)
 
 
 def _nothing() -> Generator[Any, Any, None]:
@@ -375,11 +377,11 @@ def measure(
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
     if plain and type(name) is str:
         current = pipeline.current
-        link = None if current is None else current.block_bindings.get(name)
-        if link is not None or name in _checked:
+        binding = None if current is None else current.block_bindings.get(name)
+        if binding is not None or name in _checked:
             made = _new(Measure)  # without __init__, which costs a block 50 ns
             made._name = name  # pyright: ignore[reportPrivateUsage]
-            made._link = link  # pyright: ignore[reportPrivateUsage]
+            made._binding = binding  # pyright: ignore[reportPrivateUsage]
             made._started = None  # pyright: ignore[reportPrivateUsage]
             return made
     if name is not None and not issubclass(type(name), str):  # a proxy only passes for one

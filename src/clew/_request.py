@@ -14,7 +14,7 @@ from opentelemetry.context import Context, get_current
 from clew.interpreter import forks
 from clew.interpreter.callables import alike, as_of, is_coroutine_function, is_decorated, within
 from clew.interpreter.coroutines import is_coroutine, named_as
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import begins_at_once
 from clew.logs import tracking
 from clew.policy import failure_of
@@ -55,7 +55,7 @@ class Request:
         entry = cell, before, within, frame
         try:
             others.append(entry)
-            if not bind(within):
+            if not make_current(within):
                 unbound.append(cell)
         except BaseException:  # of a signal's handler, in the middle
             if entry in others:

@@ -178,7 +178,7 @@ I = TypeVar("I", bound=_Instrument)  # noqa: E741
 class _Bound(Generic[I]):
     """An instrument with its attributes given once; by the specification's Bind, provisional while that is.
 
-    Linked to its shards at its first use under a pipeline, so that from then on no attributes are looked at.
+    Bound to its shards at its first use under a pipeline, so that from then on no attributes are looked at.
     """
 
     __slots__ = ("__weakref__", "_attributes", "_instrument", "_least", "_least_integer", "_local")
@@ -189,7 +189,7 @@ class _Bound(Generic[I]):
         self._least = instrument._least
         self._least_integer = int(instrument._least)
         self._local: Any = None
-        pipeline.linked.add(self)
+        pipeline.bound.add(self)
 
     def __reduce__(self) -> Any:
         return type(self), (self._instrument, self._attributes)

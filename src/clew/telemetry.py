@@ -20,7 +20,7 @@ from clew.diagnostics import counts, warn_once
 from clew.failures import Expected
 from clew.interpreter.locks import renew_in_child
 from clew.logs import tracking
-from clew.metrics.deferred import settle
+from clew.metrics.deferred import run_deferred
 from clew.metrics.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.metrics.recorder import PortableRecorder, Recorder
 from clew.operations import pipeline
@@ -99,7 +99,7 @@ class Telemetry:
         Returns:
             False only where something was not delivered. It never raises, and may be called from any thread.
         """
-        settle()
+        run_deferred()
         return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
 
     def let_go(self, timeout: float) -> bool:
@@ -119,7 +119,7 @@ class Telemetry:
             False only where something was not delivered. It never raises, and may be called again: that waits for the
             first call if it is under way, and returns what the first one returned.
         """
-        settle()
+        run_deferred()
         with lifetime.ending():
             return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
 
@@ -225,7 +225,7 @@ class Telemetry:
             spans=settings.spans,
             expected=Expected.of(settings.expected),
             cardinality_limit=settings.cardinality_limit,
-            follows_requests=settings.logs == "interesting" or settings.logs_canonical,
+            tracks_requests=settings.logs == "interesting" or settings.logs_canonical,
         )
 
     def _start(self) -> None:

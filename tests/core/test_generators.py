@@ -228,7 +228,7 @@ def test_a_measured_generator_does_what_the_bare_one_does(
     gc.disable()
     try:
         expected = played(bare, plan, ending, script)
-        for _ in range(2):  # the first one makes the short way, the other takes it
+        for _ in range(2):  # the first one takes the slow path, the other the fast path
             assert played(measured, plan, ending, script) == expected
     finally:
         gc.enable()

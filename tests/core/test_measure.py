@@ -84,7 +84,7 @@ def test_each_form_lasts_as_long_as_it_takes(recorded: Recorded, monkeypatch: py
         async for _ in measured(seconds):
             pass
 
-    for seconds in (1, 20, 3):  # the first one makes the short way, the others take it
+    for seconds in (1, 20, 3):  # the first one takes the slow path, the others the fast path
         if form in ("block", "told"):
             with clew.measure("work") as m:
                 if form == "told":
@@ -165,7 +165,7 @@ def test_exceptions_expected_by_the_environment_are_looked_up_by_name(
     def parse(text: str) -> Any:
         return json.loads(text)
 
-    for _ in range(2):  # the first call makes the short way, the second one takes it
+    for _ in range(2):  # the first call takes the slow path, the second one the fast path
         with pytest.raises(json.JSONDecodeError):
             parse("{")
     assert recorded.calls("parse") == {None: 2}
@@ -374,7 +374,7 @@ def test_a_collected_generator_is_counted_as_abandoned_without_a_duration(record
         yield 2
 
     before = recorded.events().get("operation.abandoned", 0)
-    for number in (1, 2):  # the first one makes the short way, the second one takes it
+    for number in (1, 2):  # the first one takes the slow path, the second one the fast path
         generator = rows()
         next(generator)
         assert total_active(recorded, "rows") == 1
@@ -431,7 +431,7 @@ def test_an_async_generator_left_in_the_middle_is_counted_as_abandoned(recorded:
         async for _ in stream():
             break
 
-    for number in (1, 2):  # the first one makes the short way, the second one takes it
+    for number in (1, 2):  # the first one takes the slow path, the second one the fast path
         asyncio.run(main())
         assert recorded.durations("stream") == []
         assert total_active(recorded, "stream") == 0
@@ -616,7 +616,7 @@ def test_an_operation_under_way_at_configure_is_not_recorded(configured: Callabl
 def test_what_a_block_without_a_span_sets_and_notes_goes_to_the_current_one(recorded: Recorded) -> None:
     tracer = trace.get_tracer("test", tracer_provider=recorded.telemetry.tracer_provider)
     with tracer.start_as_current_span("theirs"):
-        for tier in ("silver", "gold"):  # the first block of a name makes its short way, the second one takes it
+        for tier in ("silver", "gold"):  # the first block of a name takes the slow path, the second one the fast path
             with clew.measure("checkout") as m:
                 m.set("tier", tier)
                 m.note("order", tier[0])

@@ -17,7 +17,9 @@ import clew
 
 NAMES = st.lists(
     # among them names that the wrapper itself uses
-    st.sampled_from(["a", "b", "self", "link", "shard", "start", "function", "clock", "p0", "p1", "k0", "args", "é"]),
+    st.sampled_from(
+        ["a", "b", "self", "binding", "shard", "start", "function", "clock", "p0", "p1", "k0", "args", "é"]
+    ),
     unique=True,
     max_size=6,
 )

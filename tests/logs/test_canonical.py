@@ -45,7 +45,7 @@ def send_order(fails: bool = False) -> None:
             raise ValueError
 
 
-def test_there_is_none_unless_asked_for_and_operations_take_the_short_way(follow: Callable[..., Sent]) -> None:
+def test_there_is_none_unless_asked_for_and_operations_take_the_fast_path(follow: Callable[..., Sent]) -> None:
     sent = follow()
     with clew.request():
         pack()
@@ -56,7 +56,7 @@ def test_there_is_none_unless_asked_for_and_operations_take_the_short_way(follow
     assert sent.canonical() == []
     assert tracking.current is None
     assert pipeline.current is not None
-    assert not pipeline.current.follows_requests
+    assert not pipeline.current.tracks_requests
     assert pipeline.current.block_bindings["hand over"] is not None
     assert logging.getLogger("clew.canonical").level == logging.NOTSET
 

@@ -270,7 +270,7 @@ def test_a_generators_request_is_the_one_it_began_in_whoever_drives_it_later(rec
         yield 1
         yield 2
 
-    for _ in range(2):  # the first one makes the short way, the second one takes it
+    for _ in range(2):  # the first one takes the slow path, the second one the fast path
         with clew.request("began-here"):
             generator = stream()
             next(generator)
@@ -293,7 +293,7 @@ def test_an_async_generators_request_is_the_one_it_began_in(recorded: Recorded) 
         with clew.request("driven-here"):
             assert [item async for item in generator] == [2]
 
-    for _ in range(2):  # the first one makes the short way, the second one takes it
+    for _ in range(2):  # the first one takes the slow path, the second one the fast path
         asyncio.run(main())
         (point,) = recorded.durations("stream")
         assert set(request_ids(point)) == {"began-here"}

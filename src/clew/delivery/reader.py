@@ -24,7 +24,7 @@ from clew.delivery.exporting import (
 from clew.delivery.worker import Occasion, Order, Worker, deadlines, delivery_context
 from clew.delivery.zeros import ZeroPoints, add_zeros
 from clew.diagnostics import warn_once
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 
 
 def count_points(data: MetricsData) -> int:
@@ -210,7 +210,7 @@ class PeriodicReader(MetricReader):
             return
         before = get_current()
         try:
-            bind(delivery_context())
+            make_current(delivery_context())
             with self._sending:
                 batch = metrics_data if self._zeros is None else add_zeros(self._zeros, metrics_data)
                 self._in_hand = number
@@ -219,7 +219,7 @@ class PeriodicReader(MetricReader):
                 )
                 self._in_hand = 0
         finally:
-            bind(before)
+            make_current(before)
 
     def _export(self, data: MetricsData, timeout: float) -> Any:
         if isinstance(self._exporter, PunctualExporter):

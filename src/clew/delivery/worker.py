@@ -18,7 +18,7 @@ from opentelemetry.context import (
 )
 
 from clew.diagnostics import warn_once
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 
 Occasion = Literal["interval", "full", "flush", "close"]
 
@@ -151,7 +151,7 @@ class Worker:
         self._orders.put(self._last)
 
     def _run(self) -> None:
-        bind(delivery_context())
+        make_current(delivery_context())
         following = time.monotonic() + self._interval
         orders = self._orders
         while True:
@@ -176,11 +176,11 @@ class Worker:
     def _obey(self, order: Order) -> None:
         before = get_current()
         try:
-            bind(delivery_context())
+            make_current(delivery_context())
             order.delivered = self._do(order.occasion, order.deadline)
         finally:
             order.done.set()
-            bind(before)
+            make_current(before)
 
     def _do(self, occasion: Occasion, deadline: float) -> bool:
         working, before = self._working, self._working_before

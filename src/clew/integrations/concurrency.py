@@ -20,7 +20,7 @@ from typing import Any
 from opentelemetry.context import Context, get_current
 
 from clew._request import request
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.interpreter.locks import renew_in_child
 from clew.propagation.cell import cell_in, request_id, with_cell
 
@@ -97,10 +97,10 @@ class _InContext:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before = get_current()
         try:
-            bind(self._context)
+            make_current(self._context)
             return self._function(*args, **kwargs)
         finally:
-            bind(before)
+            make_current(before)
 
 
 class _InRequest:
@@ -163,10 +163,10 @@ def _start_outside(start: Callable[..., None], worker: Any) -> None:
     """Start what serves all in no request: a forked process keeps the Context that it was started in."""
     before = get_current()
     try:
-        bind(with_cell(None, before))
+        make_current(with_cell(None, before))
         return start(worker)
     finally:
-        bind(before)
+        make_current(before)
 
 
 def _submit_to_thread(

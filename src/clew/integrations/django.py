@@ -31,7 +31,7 @@ from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurem
 from clew.integrations._shared.incoming import check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations._shared.other_instrumentations import Measurers
 from clew.integrations._shared.server_request import Carrier, ServerRequest, in_no_request, is_served
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.propagation.propagator import bound_cell
 
 try:
@@ -293,13 +293,13 @@ class _Call:
             while True:
                 before = get_current()
                 try:
-                    bind(within)
+                    make_current(within)
                     part = next(iterator)
                 except StopIteration:
                     return
                 finally:
                     within = get_current()
-                    bind(before)
+                    make_current(before)
                 yield part
         except GeneratorExit:
             raise
@@ -317,13 +317,13 @@ class _Call:
             while True:
                 before = get_current()
                 try:
-                    bind(within)
+                    make_current(within)
                     part = await anext(iterator)
                 except StopAsyncIteration:
                     return
                 finally:
                     within = get_current()
-                    bind(before)
+                    make_current(before)
                 yield part
         except GeneratorExit:
             raise

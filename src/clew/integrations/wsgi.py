@@ -18,7 +18,7 @@ from opentelemetry.context import Context, get_current
 from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
 from clew.integrations._shared.incoming import RequestIdOptions, check_metrics, exposed, ignored, incoming, is_ignored
 from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.propagation.propagator import CARRIER_KEY
 
 Environ = dict[str, Any]
@@ -237,7 +237,7 @@ class _Call:
         before = get_current()
         is_here = before is self._after_step
         if not is_here:
-            bind(self._after_step)
+            make_current(self._after_step)
         self._served.wait(False)
         try:
             return next(iterator)
@@ -245,7 +245,7 @@ class _Call:
             self._served.wait(True)
             self._after_step = get_current()
             if not is_here:
-                bind(before)
+                make_current(before)
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""

@@ -84,7 +84,7 @@ def _be_last(start: Any) -> None:
     _last = last
 
 
-def bind(context: Context) -> bool:
+def make_current(context: Context) -> bool:
     """Make `context` the current one, or return False where that must not be."""
     if COLLECTS_IN_BETWEEN:
         began = _here.start  # as `is_collecting` has it, written out since that is asked twice for each request

@@ -1,7 +1,7 @@
 """What could not be recorded when it ended, since the stack had no room left: it is recorded a little later.
 
 At the recursion limit nothing can be called any more but what is built in. So the end of a run is put into a list
-there, and whoever comes with more room (a collection, the next run) records it.
+there, and the next run or collection, which has more room, records it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Any
 
 from clew.diagnostics import report_failure
 
-owed: list[tuple[Any, ...]] = []
-"""What has been put off."""
+deferred: list[tuple[Any, ...]] = []
+"""The calls that are deferred."""
 
-owe: Callable[[tuple[Any, ...]], None] = owed.append
-"""Puts off a call: a tuple of what is to be called and its arguments."""
+defer: Callable[[tuple[Any, ...]], None] = deferred.append
+"""Defers a call: takes a tuple of what is to be called and its arguments."""
 
 
-def settle() -> None:
-    """Make the calls that were put off."""
-    while owed:
+def run_deferred() -> None:
+    """Make the calls that were deferred."""
+    while deferred:
         try:
-            call, *arguments = one = owed[-1]
-            del owed[-1]  # no call, after which another thread may settle, or the handler of a signal may raise
-        except IndexError:  # somebody else settles too
+            call, *arguments = one = deferred[-1]
+            del deferred[-1]  # no method: after a call another thread may take it too, or a signal's handler raise
+        except IndexError:  # another thread has taken it
             return
         try:
             call(*arguments)
         except RecursionError:
-            owe(one)
+            defer(one)
             return
-        except Exception as trouble:
-            report_failure("operation.not_recorded", trouble, "A run could not be recorded")
+        except Exception as error:
+            report_failure("operation.not_recorded", error, "A run could not be recorded")

@@ -21,7 +21,7 @@ from clew.attributes import Key, Value
 from clew.diagnostics import warn_once
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics import sdk
-from clew.metrics.deferred import settle
+from clew.metrics.deferred import run_deferred
 from clew.metrics.exemplars import HAS_REQUEST, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
 from clew.metrics.recorder import DURATION_BOUNDS, PortableRecorder
 from clew.metrics.shards import Interval, Layout, Offer, OperationLocal, Series
@@ -262,7 +262,7 @@ class ShardedRecorder:
 
     def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:
         """Take what has been recorded since the last time for all readers, and return the metrics of this one."""
-        settle()
+        run_deferred()
         with self._lock:
             self._distribute()
             now = time.time_ns()

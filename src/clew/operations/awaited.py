@@ -32,53 +32,53 @@ VALUES = frozenset(
 """Classes of plain values; what else a function returns is looked at when its class changes."""
 
 
-def handed_over(linked: Binding, shard: Shard, seconds: float, result: Any) -> Any:
-    """Return what a call that took the short way returns in the place of an awaitable; None where `result` is a value.
+def handed_over(binding: Binding, shard: Shard, seconds: float, result: Any) -> Any:
+    """Return what a call that took the fast path returns in the place of an awaitable; None where `result` is a value.
 
     Args:
-        linked: Its link.
+        binding: Its binding.
         shard: Where it has begun.
         seconds: How long the call took.
         result: What it has returned.
     """
     if is_coroutine(result):
-        made = named_as(result, _short_coroutine(linked, shard, seconds, result))
-        linked.again(shard).abandoned += 1  # it begins again when it is awaited
+        made = named_as(result, _fast_coroutine(binding, shard, seconds, result))
+        binding.again(shard).abandoned += 1  # it begins again when it is awaited
         return made
     if is_future(result):
         started = clock() - seconds
 
         def end(error: BaseException | None, future: Any) -> None:
-            own = linked.again(shard)
+            own = binding.again(shard)
             if error is not None:
-                linked.end(own, clock() - started, error)
+                binding.end(own, clock() - started, error)
             else:
                 own.series.add(own, clock() - started)
 
-        return _until_done(result, end, lambda: linked.abandon(shard))
+        return _until_done(result, end, lambda: binding.abandon(shard))
     if type(result) is not GeneratorType:
-        linked.returned = type(result)
+        binding.returned = type(result)
     return None
 
 
-async def _short_coroutine(linked: Binding, shard: Shard, seconds: float, coroutine: Any) -> Any:
-    shard = linked.again(shard)
+async def _fast_coroutine(binding: Binding, shard: Shard, seconds: float, coroutine: Any) -> Any:
+    shard = binding.again(shard)
     start = clock() - seconds
     shard.started += 1
     try:
         result = await coroutine
         seconds = clock() - start
     except BaseException as error:
-        linked.end_since(shard, start, error)
+        binding.end_since(shard, start, error)
         raise
     shard.series.record(seconds, None)
     return result
 
 
 def handed_over_by(run: Run, failed: Callable[[Any], object] | None, result: Any) -> Any:
-    """Return what a call that took the long way returns in the place of an awaitable; None for a value."""
+    """Return what a call that took the slow path returns in the place of an awaitable; None for a value."""
     if is_coroutine(result):
-        made = named_as(result, _long_coroutine(run, failed, result))
+        made = named_as(result, _slow_coroutine(run, failed, result))
         run.pause()
         return made
     if is_future(result):
@@ -94,7 +94,7 @@ def handed_over_by(run: Run, failed: Callable[[Any], object] | None, result: Any
     return None
 
 
-async def _long_coroutine(run: Run, failed: Callable[[Any], object] | None, coroutine: Any) -> Any:
+async def _slow_coroutine(run: Run, failed: Callable[[Any], object] | None, coroutine: Any) -> Any:
     run.go_on()
     try:
         result = await coroutine

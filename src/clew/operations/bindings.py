@@ -1,7 +1,8 @@
-"""The short way from measured code to its shards, where the current pipeline has shards.
+"""The fast path from measured code to its shards, where the current pipeline has shards.
 
-A link is what a decorated function or a block holds on to while one pipeline is current, so that a call finds its
-thread's shard without asking anybody. When the pipeline changes every link is cut, and the next call makes a new one.
+A binding is what a decorated function or a block holds on to while one pipeline is current, so that a call finds its
+thread's shard without asking anybody. When the pipeline changes, each one is let go, and the
+next call makes a new one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PLAIN = {str, bool, int, float}
 
 
 class _OperationBinding:
-    """What the links of operations share: how a run is recorded that does not simply return."""
+    """What the bindings of operations share: how a run is recorded that does not simply return."""
 
     __slots__ = ("_expected", "operation", "returned")
 
@@ -79,7 +80,7 @@ class _OperationBinding:
         return self.operation.series(series.key, _users_own(series), error_type)
 
     def __reduce__(self) -> Any:
-        """A function that is pickled with what it is made of has no link where it is unpickled."""
+        """A function that is pickled with what it is made of has no binding where it is unpickled."""
         return _none, ()
 
     def end_later(self, shard: Shard, seconds: float, kind: type[BaseException] | None) -> None:
@@ -105,7 +106,7 @@ class _OperationBinding:
 
 
 def _none() -> None:
-    """Return what links are pickled as."""
+    """Return what bindings are pickled as."""
 
 
 def _users_own(series: Series) -> dict[str, Value]:
@@ -129,12 +130,12 @@ class Binding(_OperationBinding):
         return self.local.shard
 
     def told(self, name: str, value: Any) -> BlockBinding:
-        """Return the link of one block that has been told an attribute."""
+        """Return the binding of one block that has been told an attribute."""
         return BlockBinding(self.operation).told(name, value)
 
 
 class BlockBinding(_OperationBinding):
-    """The link of one block that has been told attributes, and so ends in another series than it began in."""
+    """The binding of one block that has been told attributes, and so ends in another series than it began in."""
 
     __slots__ = ("_table", "attributes")
 
@@ -159,7 +160,7 @@ class BlockBinding(_OperationBinding):
 
     @property
     def local(self) -> BlockBinding:
-        """This, which has a `shard` as the locals of other links have; no reference, which would be a cycle."""
+        """This, which has a `shard` as the locals of other bindings have; no reference, which would be a cycle."""
         return self
 
     @property
@@ -325,7 +326,7 @@ def _is_all_of(series: Series, given: Mapping[str, Any]) -> bool:
 
 
 def bind_site(site: Site, current: Pipeline) -> Binding | ComputedBinding | None:
-    """Make the link of a decorated function, or None where its calls have to go the long way."""
+    """Return a binding of a decorated function, or None where its calls have to take the slow path."""
     if site.failed is not None or (current.spans if site.span is None else site.span):
         return None
     if site.compute is not None:
@@ -333,15 +334,15 @@ def bind_site(site: Site, current: Pipeline) -> Binding | ComputedBinding | None
         if not isinstance(operation.recorder, ShardedOperation):
             return None
         return ComputedBinding(operation, operation.recorder.local, site.compute, site.expected)
-    return _link(current, site.name, site.attributes, site.key, site.expected)
+    return _bind_plain(current, site.name, site.attributes, site.key, site.expected)
 
 
 def bind_block(name: str, current: Pipeline) -> Binding | None:
-    """Make the link of blocks of that name without anything further, or None where they have to go the long way."""
-    return None if current.spans else _link(current, name, {}, (), ())
+    """Return a binding for blocks that are given only that name, or None where they have to take the slow path."""
+    return None if current.spans else _bind_plain(current, name, {}, (), ())
 
 
-def _link(
+def _bind_plain(
     current: Pipeline,
     name: str,
     attributes: Mapping[str, Value],

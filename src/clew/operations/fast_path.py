@@ -1,7 +1,7 @@
-"""The short way of a measured call, with the parameters of the very function that is measured.
+"""The fast path of a measured call, with the parameters of the very function that is measured.
 
 To take any arguments and hand them on, as ``*args`` and ``**kwargs``, costs a third of what a measured call costs. So
-the code of the short way is made once for each number of parameters and given the names of the function's own; a
+the code of the fast path is made once for each number of parameters and given the names of the function's own; a
 function that itself takes any arguments, or whose attributes are computed from them, gets the form that hands them on.
 As with every function, a call whose arguments do not fit is refused before anything runs; it is not measured.
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from clew.interpreter.callables import Parameters, as_of, made_of
 from clew.interpreter.interruptions import let_through
-from clew.metrics.deferred import owe
+from clew.metrics.deferred import defer
 from clew.operations import pipeline
 from clew.operations.awaited import VALUES, handed_over
 
@@ -28,14 +28,14 @@ Function = Callable[..., Any]
 
 _TEXT = """\
 def make(function, seldom, clock, bisect_left, type):
-    link = None
+    binding = None
 
     {define} measured({parameters}):
-        linked = link
-        if linked is None:
+        bound = binding
+        if bound is None:
             if seldom.pipeline.current is None:
                 return {wait}function({arguments})
-            return {wait}seldom.long_way({arguments})
+            return {wait}seldom.slow_path({arguments})
         shard = {shard}
         start = clock()
         shard.started += 1
@@ -44,16 +44,16 @@ def make(function, seldom, clock, bisect_left, type):
             seconds = clock() - start
         except seldom.BaseException as error:
             try:
-                linked.end_since(shard, start, error)
+                bound.end_since(shard, start, error)
             except seldom.RecursionError:  # no room on the stack
-                seldom.owe((linked.end_later, shard, clock() - start, seldom.type(error)))
+                seldom.defer((bound.end_later, shard, clock() - start, seldom.type(error)))
             except seldom.Exception as trouble:
                 seldom.let_through(trouble)
             raise
         try:{told}{again}
             index = bisect_left(shard.bounds, seconds)
         except seldom.BaseException as trouble:
-            seldom.owe((linked.end_later, shard, seconds, None))
+            seldom.defer((bound.end_later, shard, seconds, None))
             if seldom.type(trouble) is not seldom.RecursionError:
                 seldom.let_through(trouble)
             return result
@@ -77,8 +77,8 @@ def make(function, seldom, clock, bisect_left, type):
 """
 
 _TOLD = """
-            if type(result) is not linked.returned and type(result) not in seldom.VALUES:
-                handed = seldom.handed_over(linked, shard, seconds, result)
+            if type(result) is not bound.returned and type(result) not in seldom.VALUES:
+                handed = seldom.handed_over(bound, shard, seconds, result)
                 if handed is not None:
                     return handed"""
 # What the handler of a signal raises may come with each call, such as `clock()`. So calls stand before a run is counted
@@ -95,26 +95,26 @@ NAMES: dict[str, Any] = {"clock": clock, "bisect_left": bisect_left, "type": typ
 class _Seldom:
     """What the text uses seldom."""
 
-    __slots__ = ("long_way",)
+    __slots__ = ("slow_path",)
 
-    pipeline, VALUES, handed_over, owe = pipeline, VALUES, staticmethod(handed_over), owe
+    pipeline, VALUES, handed_over, defer = pipeline, VALUES, staticmethod(handed_over), defer
     BaseException, Exception, RecursionError, type = BaseException, Exception, RecursionError, type
     let_through = staticmethod(let_through)
 
-    def __init__(self, long_way: Function) -> None:
-        self.long_way = long_way
+    def __init__(self, slow_path: Function) -> None:
+        self.slow_path = slow_path
 
 
 _HANDED_ON = "*args, **kwargs"
 
 
-def short_way(function: Function, long_way: Function, *, computes: bool) -> Function:
-    """Return what measures `function` while there is a link in the variable ``link`` of its closure.
+def fast_path(function: Function, slow_path: Function, *, computes: bool) -> Function:
+    """Return what measures `function` while there is a binding in the variable ``binding`` of its closure.
 
     Args:
         function: A function, or a coroutine function.
-        long_way: What its calls go to without a link, where there is a pipeline.
-        computes: Whether a link is asked for its shard with the arguments of the call.
+        slow_path: What its calls go to without a binding, where there is a pipeline.
+        computes: Whether a binding is asked for its shard with the arguments of the call.
     """
     is_coroutine = inspect.iscoroutinefunction(function)
     names = Parameters(function) if isinstance(function, FunctionType) else None
@@ -122,9 +122,9 @@ def short_way(function: Function, long_way: Function, *, computes: bool) -> Func
     is_told = not (is_coroutine or _returns_value(function))
     if names is None or (not is_coroutine and (computes or names.takes_any)):
         make = _maker(is_coroutine, computes, is_told, _HANDED_ON, _HANDED_ON, "args, kwargs")
-        return as_of(function, make(function, _Seldom(long_way), **NAMES))
+        return as_of(function, make(function, _Seldom(slow_path), **NAMES))
     make = _maker(is_coroutine, computes, is_told, names.parameters, names.arguments, names.packed)
-    return names.given_to(make(function, _Seldom(long_way), **NAMES))
+    return names.given_to(make(function, _Seldom(slow_path), **NAMES))
 
 
 def _returns_value(function: Function) -> bool:
@@ -145,8 +145,8 @@ _SAID = {None, "None", *VALUES, *(kind.__name__ for kind in VALUES)} - {object, 
 def _maker(
     is_coroutine: bool, computes: bool, is_told: bool, parameters: str, arguments: str, packed: str
 ) -> Callable[..., Any]:
-    shard = f"linked.shard({packed})" if computes else "linked.local.shard"
-    again = _AGAIN.format("linked.again(shard)" if computes else shard) if is_coroutine else ""
+    shard = f"bound.shard({packed})" if computes else "bound.local.shard"
+    again = _AGAIN.format("bound.again(shard)" if computes else shard) if is_coroutine else ""
     define, wait = ("async def", "await ") if is_coroutine else ("def", "")
     told = _TOLD if is_told else ""
     text = _TEXT.format(

@@ -56,12 +56,12 @@ def _throwing(throw: Callable[[BaseException], Any], error: BaseException) -> Ca
 
 _TEXT = """\
 def make(function, seldom, clock, get_current):
-    link = None
+    binding = None
 
     {define} measured({parameters}):
         inner = {inner}
-        linked, run = link, None
-        if linked is None:
+        bound, run = binding, None
+        if bound is None:
             run = seldom.begin(watch, args, kwargs)
         else:
             shard = {shard}
@@ -84,22 +84,22 @@ def make(function, seldom, clock, get_current):
                     is_closing = is_closing or seldom.type(error) is seldom.GeneratorExit
                     step, sent = seldom.throwing(inner.{throw}, error), None
         except seldom.BaseException as error:
-            if linked is None:
-                seldom.raised_the_long_way(run, watch, error)
+            if bound is None:
+                seldom.raised_on_slow_path(run, watch, error)
             else:
-                seldom.ended(linked, shard, start, watch, error, context)
+                seldom.ended(bound, shard, start, watch, error, context)
             raise
-        if linked is None:
-            seldom.returned_the_long_way(run, watch, result)
+        if bound is None:
+            seldom.returned_on_slow_path(run, watch, result)
         elif is_closing:
-            seldom.ended(linked, shard, start, watch, None, context)
+            seldom.ended(bound, shard, start, watch, None, context)
         else:
             try:
                 seconds = clock() - start
-                shard = linked.again(shard)  # asked again, since another thread may have driven it on
+                shard = bound.again(shard)  # asked again, since another thread may have driven it on
                 index = seldom.bisect_left(shard.bounds, seconds)
             except seldom.BaseException as error:  # of a signal's handler, in the middle
-                seldom.ended(linked, shard, start, watch, error, context)
+                seldom.ended(bound, shard, start, watch, error, context)
                 raise
             shard.counts[index] += 1
             shard.total += seconds
@@ -136,7 +136,7 @@ _FORMS = {
 
 
 def _maker(parameters: str, inner: str, *, computes: bool, is_async: bool) -> Callable[..., Any]:
-    shard = "linked.shard(args, kwargs)" if computes else "linked.local.shard"
+    shard = "bound.shard(args, kwargs)" if computes else "bound.local.shard"
     text = _TEXT.format(parameters=parameters, inner=inner, shard=shard, **_FORMS[is_async])
     return made_of(text, f"<clew.measure {_FORMS[is_async]['define']} {parameters} yields{' computed' * computes}>")
 
@@ -172,37 +172,37 @@ class _Seldom:
         self._site = site
 
     def begin(self, watch: _Watch | None, args: Any, kwargs: Any) -> Run | None:
-        """Begin the long way."""
-        self._site.make_link()
+        """Begin a run on the slow path."""
+        self._site.bind()
         return begin_run(self._site, args, kwargs, keeps_context=True)
 
     @staticmethod
     @begins_at_once
-    def ended(linked: Any, shard: Any, start: float, watch: _Watch | None, error: Any, context: Any) -> None:
+    def ended(binding: Any, shard: Any, start: float, watch: _Watch | None, error: Any, context: Any) -> None:
         """Record that an exception has left it, or that it was closed or collected unfinished."""
         try:
             seconds = clock() - start
             is_abandoned = _was_collected(watch)
         except BaseException as interruption:  # of a signal's handler, in the middle
-            linked.end_since(shard, start, interruption if error is None else error, context)
+            binding.end_since(shard, start, interruption if error is None else error, context)
             raise
         if is_abandoned:
-            linked.abandon(shard)
+            binding.abandon(shard)
         elif error is None:
             shard.series.record(seconds, context)
         else:
-            linked.end(shard, seconds, error, context)
+            binding.end(shard, seconds, error, context)
 
-    def raised_the_long_way(self, run: Run | None, watch: _Watch | None, error: Any) -> None:
-        """Do the same the long way."""
+    def raised_on_slow_path(self, run: Run | None, watch: _Watch | None, error: Any) -> None:
+        """Do the same on the slow path."""
         if run is not None:
             if _was_collected(watch):
                 run.abandon()
             else:
                 run.end(error)
 
-    def returned_the_long_way(self, run: Run | None, watch: _Watch | None, result: Any) -> None:
-        """Record that it has come to its end, the long way."""
+    def returned_on_slow_path(self, run: Run | None, watch: _Watch | None, result: Any) -> None:
+        """Record that it has come to its end on the slow path."""
         if run is not None:
             if _was_collected(watch):
                 run.abandon()
@@ -219,7 +219,7 @@ def _measured(function: Function, site: Site, *, is_async: bool) -> Function:
         return _making(function, site, is_async=is_async)
     make = _maker("inner, watch, args, kwargs", "inner", computes=site.compute is not None, is_async=is_async)
     steps = make(function, _Seldom(site), **NAMES)
-    site.on_link(steps)
+    site.keep_binding_in(steps)
     if _is_awaited(function):
         types.coroutine(steps)
     name, qualified_name = getattr(function, "__name__", "generator"), getattr(function, "__qualname__", "generator")
@@ -255,7 +255,7 @@ def _making(function: Function, site: Site, *, is_async: bool) -> Function:
     if _is_awaited(function):
         types.coroutine(measured)
     measured = as_of(function, measured) if names is None else names.given_to(measured)
-    site.on_link(measured)
+    site.keep_binding_in(measured)
     return measured
 
 

@@ -54,7 +54,7 @@ class Pipeline:
         spans: bool = False,
         expected: Expected = NOTHING_EXPECTED,
         cardinality_limit: int = CARDINALITY_LIMIT,
-        follows_requests: bool = False,
+        tracks_requests: bool = False,
     ) -> None:
         self.meter_provider = meter_provider
         self.recorder = recorder
@@ -62,16 +62,16 @@ class Pipeline:
         self.spans = spans
         self.expected = expected
         self.cardinality_limit = cardinality_limit
-        self.follows_requests = follows_requests
-        """Whether each run has to tell its request how it ends; then none takes the short way."""
+        self.tracks_requests = tracks_requests
+        """Whether each run has to tell its request how it ends; then all take the slow path."""
         self.is_open = True
         self.lock = threading.RLock()  # the handler of a signal may measure too, in the middle of what it interrupts
         self.sets = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
-        self._instrument_links: dict[Any, InstrumentBinding] = {}
+        self._instrument_bindings: dict[Any, InstrumentBinding] = {}
         self.block_bindings: dict[str, Binding | None] = {}
-        """The short way for blocks, by name; None where there is none."""
+        """The fast path for blocks, by name; None where there is none."""
         _export_events(meter_provider)
         _import_all_that_measures()
 
@@ -84,7 +84,7 @@ class Pipeline:
             spans=self.spans,
             expected=self.expected,
             cardinality_limit=self.cardinality_limit,
-            follows_requests=self.follows_requests,
+            tracks_requests=self.tracks_requests,
         )
 
     def operation(self, name: str) -> Operation:
@@ -101,14 +101,14 @@ class Pipeline:
             return found
 
     def add_block(self, name: str) -> None:
-        """Let further blocks of that name take the short way, if there is one."""
+        """Let further blocks of that name take the fast path, if there is one."""
         from clew.operations.bindings import bind_block
 
         if len(self.block_bindings) < INSTRUMENT_SETS:
-            self.block_bindings[name] = None if self.follows_requests else bind_block(name, self)
+            self.block_bindings[name] = None if self.tracks_requests else bind_block(name, self)
 
     def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentBinding | None:
-        """Return the short way into one of the user's instruments, or None where there is none.
+        """Return the fast path into one of the user's instruments, or None where there is none.
 
         `bounds` are those of a histogram's buckets; None for an instrument that sums.
         """
@@ -117,7 +117,7 @@ class Pipeline:
             return None
         from clew.operations.bindings import InstrumentBinding
 
-        return self._instrument_links.setdefault(sharded, InstrumentBinding(sharded))
+        return self._instrument_bindings.setdefault(sharded, InstrumentBinding(sharded))
 
     def _further_operation(self) -> Operation:
         count("operation.overflow")
@@ -276,15 +276,15 @@ def _tells_deltas(provider: MeterProvider) -> bool:
 current: Pipeline | None = None
 
 
-class Linked(Protocol):
+class Bound(Protocol):
     """What holds on to something of the current pipeline."""
 
     def cut(self) -> None:
         """Let go of it: the pipeline is about to change."""
 
 
-linked: WeakCollection[Linked] = WeakCollection()
-"""What links itself to a pipeline looks afterwards whether that is still the current one, and else cuts itself off."""
+bound: WeakCollection[Bound] = WeakCollection()
+"""What binds itself to a pipeline looks afterwards whether that is still the current one, and lets go of it if not."""
 
 
 def use(pipeline: Pipeline | None) -> None:
@@ -297,7 +297,7 @@ def use(pipeline: Pipeline | None) -> None:
     before, current = current, pipeline
     if before is not None and before.meter_provider in ours:
         before.is_open = False
-    for one in linked:
+    for one in bound:
         one.cut()
 
 

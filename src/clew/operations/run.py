@@ -14,10 +14,10 @@ from clew.any_value import nearest_text
 from clew.attributes import Key, Value, clean, key_of
 from clew.diagnostics import count, report_failure, warn_once
 from clew.failures import OTHER, Checked, failure, failure_of_kind, reason_of
-from clew.interpreter.current_context import Variable, bind
+from clew.interpreter.current_context import Variable, make_current
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.interpreter.untrusted import text_of
-from clew.metrics.deferred import owed, settle
+from clew.metrics.deferred import deferred, run_deferred
 from clew.metrics.recorder import NO_REQUEST
 from clew.operations import pipeline as where
 from clew.propagation.cell import RequestCell, cell_in
@@ -91,7 +91,7 @@ class Run:
         try:
             if span if span is not None else pipeline.spans:
                 self._start_span(keeps_context)
-            if pipeline.follows_requests:
+            if pipeline.tracks_requests:
                 self._followed = _followed(name, is_generator=keeps_context)
             self._started = clock()
         except BaseException:  # of a signal's handler, in the middle
@@ -132,7 +132,7 @@ class Run:
             self._context = within
             return
         self._before, self._within = before, within  # first, since a signal's handler may raise when it is bound
-        if not bind(within):
+        if not make_current(within):
             self._context = within
 
     # what a call has returned that is awaited later
@@ -153,9 +153,9 @@ class Run:
         if self.span is not None:
             before = get_current()
             within = set_span_in_context(self.span, before)
-            if bind(within):
+            if make_current(within):
                 self._before, self._within = before, within
-        if self._pipeline.follows_requests:
+        if self._pipeline.tracks_requests:
             self._followed = _followed(self._name, is_generator=False)
         self._started += clock()
 
@@ -164,7 +164,7 @@ class Run:
         if self._followed is not None:
             self._followed.leave()
         if self._within is not None and get_current() is self._within and self._before is not None:
-            bind(self._before)
+            make_current(self._before)
 
     # what the code inside tells
 
@@ -332,10 +332,10 @@ class Run:
         """Bring the Context back that was there before the span."""
         try:
             if self._within is not None and get_current() is self._within and self._before is not None:
-                bind(self._before)
+                make_current(self._before)
         except BaseException:  # of a signal's handler, in the middle
             if self._within is not None and get_current() is self._within and self._before is not None:
-                bind(self._before)
+                make_current(self._before)
             raise
 
 
@@ -408,8 +408,8 @@ def begin(
 ) -> Run | None:
     """Begin a run, or return None, counted and said once, where that fails."""
     try:
-        if owed:
-            settle()
+        if deferred:
+            run_deferred()
         return Run(pipeline, name, attributes, key, expected, span=span, keeps_context=keeps_context)
     except Exception as trouble:
         _not_recorded(name, trouble)

@@ -17,7 +17,7 @@ from clew.operations import pipeline
 
 
 class Site:
-    """One decorated function: what is known of its operation before any call, and its link to the current pipeline."""
+    """One decorated function: what is known of its operation before any call, and where its binding is kept."""
 
     __slots__ = (
         "__weakref__",
@@ -54,44 +54,44 @@ class Site:
         self._holder: weakref.ref[FunctionType] | None = None
         sites.add(self)
 
-    def on_link(self, holder: Any) -> None:
-        """Put each new link, and None when that is cut, into the variable ``link`` of the closure of a function."""
+    def keep_binding_in(self, holder: Any) -> None:
+        """Put each new binding, or None, into the variable ``binding`` of the closure of this function."""
         names = [name.lstrip(".") for name in holder.__code__.co_freevars]
-        self._cell = holder.__closure__[names.index("link")]
-        self._holder = weakref.ref(holder)  # for whoever pickles it, such as cloudpickle
-        pipeline.linked.add(self)
+        self._cell = holder.__closure__[names.index("binding")]
+        self._holder = weakref.ref(holder)  # for cloudpickle and others that pickle closures
+        pipeline.bound.add(self)
 
     def __reduce__(self) -> Any:
         given = (self.name, self.attributes, self.compute, self.expected, self.failed, self.span)
         return Site, given, None if self._holder is None else self._holder()
 
     def __setstate__(self, holder: Any) -> None:
-        self.on_link(holder)
+        self.keep_binding_in(holder)
 
-    def make_link(self) -> None:
-        """Binding to the current pipeline if it has a short way for this function."""
+    def bind(self) -> None:
+        """Bind the function to the current pipeline, if it has a fast path for it."""
         forks.notice()
         current = pipeline.current
         if current is None or current is self._asked or self._cell is None:
             return
-        from clew.operations.bindings import bind_site  # only where there is something to link to
+        from clew.operations.bindings import bind_site  # only where there is something to bind to
 
         self._asked = current
         try:
-            self._cell.cell_contents = None if current.follows_requests else bind_site(self, current)
+            self._cell.cell_contents = None if current.tracks_requests else bind_site(self, current)
         except BaseException as trouble:
             self._asked = None
             let_through(trouble)
             self._asked = current
-            warn_once(("link", self.name), "%s is measured the long way: %s", self.name, trouble)
+            warn_once(("binding", self.name), "%s is measured on the slow path: %s", self.name, trouble)
         if current is not pipeline.current:  # it has changed meanwhile
             self.cut()
 
-    def saw(self, result: object) -> None:
-        """Tell the link what class a call has returned that went the long way."""
-        link = None if self._cell is None else self._cell.cell_contents
-        if link is not None:
-            link.returned = type(result)
+    def remember_class(self, result: object) -> None:
+        """Remember the class of what a call has returned that took the slow path."""
+        binding = None if self._cell is None else self._cell.cell_contents
+        if binding is not None:
+            binding.returned = type(result)
 
     def cut(self) -> None:
         """Let go of the pipeline."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from clew.interpreter.callables import is_coroutine_function
 from clew.interpreter.interruptions import let_through
-from clew.metrics.deferred import owe
+from clew.metrics.deferred import defer
 from clew.operations.awaited import handed_over_by
-from clew.operations.fast_path import short_way
+from clew.operations.fast_path import fast_path
 from clew.operations.generators import measured_async_generator, measured_generator
 from clew.operations.run import begin_run
 
@@ -35,8 +35,8 @@ def wrap(function: Function, site: Site) -> Function:
 
 
 def _function(function: Function, site: Site) -> Function:
-    def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
-        site.make_link()
+    def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
+        site.bind()
         run = begin_run(site, args, kwargs)
         if run is None:
             return function(*args, **kwargs)
@@ -46,32 +46,32 @@ def _function(function: Function, site: Site) -> Function:
             try:
                 run.end(error)
             except RecursionError:  # no room on the stack
-                owe((run.end_later, clock(), type(error)))
+                defer((run.end_later, clock(), type(error)))
             except Exception as trouble:
                 if run.is_under_way:
-                    owe((run.end_later, clock(), type(error)))
+                    defer((run.end_later, clock(), type(error)))
                 let_through(trouble)
             raise
         try:
             handed = handed_over_by(run, site.failed, result)
             if handed is not None:
                 return handed
-            site.saw(result)
+            site.remember_class(result)
             run.end_with(result, site.failed)
         except RecursionError:
-            owe((run.end_later, clock(), None))
+            defer((run.end_later, clock(), None))
         except Exception as trouble:
             if run.is_under_way:
-                owe((run.end_later, clock(), None))
+                defer((run.end_later, clock(), None))
             let_through(trouble)
         return result
 
-    return _linked(function, site, measured_the_long_way)
+    return _on_fast_path(function, site, measured_on_slow_path)
 
 
 def _coroutine(function: Function, site: Site) -> Function:
-    async def measured_the_long_way(*args: Any, **kwargs: Any) -> Any:
-        site.make_link()
+    async def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
+        site.bind()
         run = begin_run(site, args, kwargs)
         if run is None:
             return await function(*args, **kwargs)
@@ -81,26 +81,26 @@ def _coroutine(function: Function, site: Site) -> Function:
             try:
                 run.end(error)
             except RecursionError:  # no room on the stack
-                owe((run.end_later, clock(), type(error)))
+                defer((run.end_later, clock(), type(error)))
             except Exception as trouble:
                 if run.is_under_way:
-                    owe((run.end_later, clock(), type(error)))
+                    defer((run.end_later, clock(), type(error)))
                 let_through(trouble)
             raise
         try:
             run.end_with(result, site.failed)
         except RecursionError:
-            owe((run.end_later, clock(), None))
+            defer((run.end_later, clock(), None))
         except Exception as trouble:
             if run.is_under_way:
-                owe((run.end_later, clock(), None))
+                defer((run.end_later, clock(), None))
             let_through(trouble)
         return result
 
-    return _linked(function, site, measured_the_long_way)
+    return _on_fast_path(function, site, measured_on_slow_path)
 
 
-def _linked(function: Function, site: Site, long_way: Function) -> Function:
-    measured = short_way(function, long_way, computes=site.compute is not None)
-    site.on_link(measured)
+def _on_fast_path(function: Function, site: Site, slow_path: Function) -> Function:
+    measured = fast_path(function, slow_path, computes=site.compute is not None)
+    site.keep_binding_in(measured)
     return measured

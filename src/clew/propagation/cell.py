@@ -13,7 +13,7 @@ from typing import Any, cast
 from opentelemetry.context import Context, create_key, get_current
 
 from clew.imports import imported
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import begins_at_once
 from clew.logs import tracking
 
@@ -161,7 +161,7 @@ def request_id() -> str | None:
 
 def enter(cell: RequestCell, within: Context) -> None:
     """Enter the request of `cell`, to which `within` belongs."""
-    if not bind(within):
+    if not make_current(within):
         unbound.append(cell)
 
 
@@ -177,9 +177,9 @@ def leave(cell: RequestCell, before: Context, within: Context) -> None:
     current = get_current()
     if current is within and cell.is_owned():
         found = cast("RequestCell | None", before.get(REQUEST_KEY))
-        if bind(before if found is None or found.live() is found else with_cell(found.live(), before)):
+        if make_current(before if found is None or found.live() is found else with_cell(found.live(), before)):
             cell.outlive_outer()
             return
     cell.leave_behind()
     if current.get(REQUEST_KEY) is cell:
-        bind(with_cell(cell.live(), current))
+        make_current(with_cell(cell.live(), current))

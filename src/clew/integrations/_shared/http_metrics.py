@@ -90,13 +90,13 @@ class HttpInstruments:
         )
         return (
             current,
-            _short_way(current.link_instrument(duration, BOUNDS)) or duration.record,
-            _short_way(current.link_instrument(active, None)) or active.add,
+            _fast_path(current.link_instrument(duration, BOUNDS)) or duration.record,
+            _fast_path(current.link_instrument(active, None)) or active.add,
         )
 
 
-def _short_way(link: InstrumentBinding | None) -> Record | None:
-    """Return the way into the shards of an instrument, where it has any: the SDK's own is ten times as dear."""
+def _fast_path(link: InstrumentBinding | None) -> Record | None:
+    """Return what records into the shards of an instrument, where it has any: the SDK's own costs ten times as much."""
     if link is None:
         return None
     shard_of = link.shard

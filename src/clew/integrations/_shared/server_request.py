@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 from clew.failures import error_type_of
 from clew.integrations._shared.http_metrics import known_method
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import Suppressed
 from clew.logs import tracking
 from clew.policy import policy
@@ -173,12 +173,12 @@ def in_no_request() -> Generator[None]:
         yield
         return
     within = with_cell(None, before)
-    bind(within)
+    make_current(within)
     try:
         yield
     finally:
         if get_current() is within:
-            bind(before)
+            make_current(before)
 
 
 def leave_other_of_connection(carrier: Carrier) -> None:
@@ -195,7 +195,7 @@ def leave_other_of_connection(carrier: Carrier) -> None:
         and cell.client == carrier.get("client")
         and not cell.is_owned()
     ):
-        bind(with_cell(None, current))
+        make_current(with_cell(None, current))
 
 
 def _is_same(outer: object, carrier: Carrier | None, headers: RawHeaders | None) -> bool:

@@ -20,7 +20,7 @@ from clew.diagnostics import report_failure
 from clew.failures import Checked
 from clew.imports import imported
 from clew.instruments import histogram
-from clew.interpreter.current_context import bind
+from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import begins_at_once
 from clew.policy import failure_of, policy
 from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, request_id, with_cell
@@ -116,7 +116,7 @@ class TaskRun:
         leave(self._cell, before, self._within)
         if not is_clean:  # a handler has left a Context of its own; this one was there before all of them
             found = cell_in(before)
-            bind(before if found is before.get(REQUEST_KEY) else with_cell(found, before))
+            make_current(before if found is before.get(REQUEST_KEY) else with_cell(found, before))
 
     def call(self, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
         """Call the task's body inside its request, whatever Context is current by now, and measure it."""
@@ -125,7 +125,7 @@ class TaskRun:
         if cell is not self._cell:
             if cell is not None and cell.request_id is None:  # bound by a propagator that was told no ID
                 cell.request_id = self.request_id
-            bind(with_cell(self._cell, around))
+            make_current(with_cell(self._cell, around))
         try:
             self._record_time_in_queue()
             if _is_measured_by_name(self._name):
@@ -136,7 +136,7 @@ class TaskRun:
             remember(error, self.request_id)
             raise
         finally:
-            bind(around)
+            make_current(around)
 
     def _record_time_in_queue(self) -> None:
         if self._due_at is None:
