@@ -1,4 +1,4 @@
-"""Histograms as OTLP sends them, explicit and exponential: difference, sum, and their buckets as stretches."""
+"""Histograms as OTLP sends them, explicit and exponential: added, subtracted, and read as buckets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Bucket(NamedTuple):
-    """`held` values in (low, high]; `exponential` says that they lie closer together at its low end."""
+    """`held` values in (low, high]; `exponential`: they lie closer together at its low end."""
 
     low: float
     high: float
@@ -28,19 +28,19 @@ class Explicit:
     sum: float | None = 0.0
     counts: list[int] = field(default_factory=list[int])
 
-    def fell(self, earlier: Explicit) -> bool:
-        """Return whether this cumulative value cannot follow `earlier` without a reset between them."""
+    def was_reset_since(self, earlier: Explicit) -> bool:
+        """Return whether this cumulative value has been reset since `earlier`."""
         return self.count < earlier.count or any(a < b for a, b in zip(self.counts, earlier.counts, strict=False))
 
     def minus(self, earlier: Explicit) -> Explicit:
-        """Return what came on top of `earlier`."""
+        """Return what was counted since `earlier`."""
         counts = self.counts
         if earlier.counts:
             counts = [max(a - b, 0) for a, b in zip(counts, earlier.counts, strict=False)]
         return Explicit(self.bounds, self.count - earlier.count, _minus(self.sum, earlier.sum), counts)
 
     def plus(self, other: Explicit) -> Explicit:
-        """Return both together; the bounds have to be the same."""
+        """Return the sum of both; the bounds have to be the same."""
         if not self.counts or not other.counts:
             counts = self.counts or other.counts
         else:
@@ -48,7 +48,7 @@ class Explicit:
         return Explicit(self.bounds, self.count + other.count, _plus(self.sum, other.sum), counts)
 
     def buckets(self) -> list[Bucket]:
-        """Return the buckets that hold something. Values under the first bound are taken to be positive if it is."""
+        """Return the buckets that hold something. Values under a first bound over zero are taken to be positive."""
         edges = [0.0 if self.bounds and self.bounds[0] > 0 else -math.inf, *self.bounds, math.inf]
         return [
             Bucket(low, high, count) for low, high, count in zip(edges, edges[1:], self.counts, strict=False) if count
@@ -67,16 +67,16 @@ class Exponential:
     positive: dict[int, int] = field(default_factory=dict[int, int])
     negative: dict[int, int] = field(default_factory=dict[int, int])
 
-    def fell(self, earlier: Exponential) -> bool:
-        """Return whether this cannot follow `earlier`; buckets may shrink as scale and threshold move."""
+    def was_reset_since(self, earlier: Exponential) -> bool:
+        """Return whether this has been reset since `earlier`; buckets may shrink as scale and threshold move."""
         return self.count < earlier.count
 
     def minus(self, earlier: Exponential) -> Exponential:
-        """Return what came on top of `earlier`, at the coarser of the two scales."""
+        """Return what was counted since `earlier`, at the coarser of the two scales."""
         return self._combined(earlier, -1)
 
     def plus(self, other: Exponential) -> Exponential:
-        """Return both together, at the coarser of the two scales."""
+        """Return the sum of both, at the coarser of the two scales."""
         return self._combined(other, 1)
 
     def buckets(self) -> list[Bucket]:

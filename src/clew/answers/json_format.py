@@ -8,7 +8,7 @@ from typing import Any
 
 
 def as_text(answer: dict[str, Any]) -> str:
-    """Return what an answer's `as_json` gave as JSON text, with null for every number that JSON has no word for."""
+    """Return an answer's `as_json` as JSON text, with null for every number that JSON cannot write."""
     return json.dumps(_finite(answer), ensure_ascii=True, allow_nan=False, indent=2) + "\n"
 
 

@@ -118,11 +118,11 @@ class Source(Protocol):
     """Where the telemetry of a system is kept and can be asked for. Every method may raise `SourceError`."""
 
     def close(self) -> None:
-        """Let go of what the source holds open."""
+        """Close what the source holds open."""
         ...
 
     def refusals(self) -> list[tuple[str, str, int]]:
-        """Return what arrived and is not in the source: signal, reason, count."""
+        """Return what was sent and is not in the source: signal, reason, count."""
         ...
 
     # metrics

@@ -40,7 +40,7 @@ class Side(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """What a ratio is now and was before; `ratio` is now over before, None where before is nothing."""
+    """What a ratio is now and was before; `ratio` is now over before, None where before is zero."""
 
     now: float | None
     before: float | None
@@ -86,16 +86,17 @@ def quantile(q: float, buckets: Sequence[Bucket], largest: Sequence[float] = ())
 
 
 def block_count(seconds: float, interval: float | None) -> int:
-    """Return into how many blocks a window of so many seconds is cut, where exports come every `interval` seconds."""
+    """Return how many blocks a window of so many seconds is cut into, where exports come every `interval` seconds."""
     if not interval or interval <= 0:
         return 0
     return min(_MOST_BLOCKS, int(seconds / interval / _INTERVALS + 1e-3))
 
 
 def compare(now: Side, before: Side) -> Trend:
-    """Compare two windows; fewer than `BLOCKS` blocks a side, or nothing to count over, is ``unknown``.
+    """Compare two windows.
 
-    So are numbers beyond what can be added up: senders may send any.
+    The direction is ``unknown`` where a side has fewer than `BLOCKS` blocks or nothing to count over, and where numbers
+    are beyond what can be added up: senders may send any.
     """
     try:
         found = _compare(now, before)

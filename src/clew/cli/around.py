@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from clew.cli.arguments import Commands, add_most, add_question, add_window
 from clew.cli.output import ANSWERED, NOTHING_FOUND, print_json, say
-from clew.cli.question import ask, say_mixed
+from clew.cli.question import ask, warn_of_mixed_writers
 
 if TYPE_CHECKING:
     from clew.answers.source import Source
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add `clew around` to the commands."""
     parser = commands.add_parser(
         "around",
         help="what else happened around a request or a time, and what the bad requests share",
@@ -44,7 +44,7 @@ def _answer(chosen: argparse.Namespace, source: Source) -> int:
             print_json({"version": 1, "start": None, "end": None, "requests": 0, "failed": 0, **nothing})
         times = "it is not a time either, like 14:03:27 or 2026-11-24T14:03:27Z"
         return say(f"no request {chosen.what!r} in {chosen.store}; {times}", NOTHING_FOUND)
-    say_mixed(answer.mixed)
+    warn_of_mixed_writers(answer.mixed)
     if chosen.format == "json":
         if answer.events_left_out:
             say(f"{answer.events_left_out} events are left out; a shorter --window shows all")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add `clew follow` to the commands."""
     parser = commands.add_parser(
         "follow",
         help="what happened to one request, over all services",

@@ -10,7 +10,7 @@ from clew.cli.output import ANSWERED, UNREACHABLE, say
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add `clew local` to the commands."""
     parser = commands.add_parser(
         "local",
         help="receive OTLP on this machine and keep it in one SQLite file",

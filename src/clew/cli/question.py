@@ -17,7 +17,7 @@ Question = Callable[[argparse.Namespace, "Source"], int]
 
 
 def ask(chosen: argparse.Namespace, question: Question) -> int:
-    """Open the source that was chosen, ask it, and return the exit status; a source that fails is told of."""
+    """Ask the source that was chosen and return the exit status; the message of a source that fails is printed."""
     from clew.answers.source import SourceError
 
     try:
@@ -30,8 +30,8 @@ def ask(chosen: argparse.Namespace, question: Question) -> int:
         return say(str(error), UNREACHABLE)
 
 
-def say_mixed(operations: Iterable[Operation]) -> None:
-    """Tell of operations whose calls are too many."""
+def warn_of_mixed_writers(operations: Iterable[Operation]) -> None:
+    """Warn of operations of which too many calls are counted."""
     names = sorted(f"{one.name} of {one.service or '(no service.name)'}" for one in operations)
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

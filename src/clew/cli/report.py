@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from clew.cli.arguments import Commands, add_most, add_question, add_window, duration
 from clew.cli.output import ANSWERED, NOTHING_FOUND, print_json, say
-from clew.cli.question import ask, say_mixed
+from clew.cli.question import ask, warn_of_mixed_writers
 
 if TYPE_CHECKING:
     from clew.answers.source import Source
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add `clew report` to the commands."""
     parser = commands.add_parser(
         "report",
         help="load, errors and duration of each operation, and the requests behind them",
@@ -52,7 +52,7 @@ def _answer(chosen: argparse.Namespace, source: Source) -> int:
     answer = report(source, chosen.window, chosen.compare, services=chosen.service, operations=chosen.operation)
     for signal, reason, count in answer.refusals:
         say(f"not in here, refused when it came: {signal}: {reason} ({count})")
-    say_mixed(one.operation for one in answer.operations if one.mixed)
+    warn_of_mixed_writers(one.operation for one in answer.operations if one.mixed)
     if chosen.format == "json":
         print_json(answer.as_json())
     if not answer.operations:

@@ -9,7 +9,7 @@ from clew.cli.output import WRONG_USE, say
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add the command."""
+    """Add `clew run` to the commands."""
     parser = commands.add_parser(
         "run",
         help="start a program with telemetry, without a change in its code",

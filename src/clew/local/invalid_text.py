@@ -31,7 +31,7 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
 class LeftOut:
-    """What was left out, or read with another text, and why: `rejected` records, and `parts` of others."""
+    """What was left out or changed, and why: `rejected` records, and `parts` of others."""
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
@@ -55,7 +55,7 @@ def without_invalid_text(kind: type[MessageType], body: bytes) -> tuple[MessageT
 
 
 def _cleaned(descriptor: Any, body: bytes, left_out: LeftOut, in_record: bool, depth: int) -> bytes:
-    """Return a message's bytes without what is to be left out; IndexError where they are no message."""
+    """Return a message's bytes without what is to be left out; IndexError where they are not a message."""
     if depth > _DEEPEST:
         raise IndexError
     pieces: list[bytes] = []

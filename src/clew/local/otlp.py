@@ -42,7 +42,7 @@ _AnyPoint = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint
 
 
 class _UnstorableError(Exception):
-    """Why one data point, exemplar, span or log line cannot be stored."""
+    """One data point, exemplar, span or log line cannot be stored; the message says why."""
 
 
 def metrics(request: ExportMetricsServiceRequest, request_id_attribute: str) -> Batch:

@@ -104,7 +104,7 @@ def _delete_points(store: WritableStore, before: int) -> int:
 
 
 def _delete_ended_series(store: WritableStore, before: int) -> bool:
-    """Delete every series that has had no point since; the baselines of processes long gone."""
+    """Delete every series that has had no point since; those are baselines of processes long gone."""
     ended = store.connection.execute(
         "SELECT id FROM series WHERE first < ? AND NOT EXISTS "
         "(SELECT 1 FROM points WHERE points.series = series.id AND time >= ?)",

@@ -195,7 +195,7 @@ class LocalSource(Source):
             ]
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
-        """Return the rows; times beyond what SQLite's INTEGER holds, and the store with it, are cut to that."""
+        """Return the rows; times beyond what SQLite's INTEGER holds are cut to what it does."""
         fit = [min(max(value, -_LARGEST), _LARGEST) if isinstance(value, int) else value for value in values]
         if any(isinstance(value, str) and not value.isascii() and not _is_unicode(value) for value in values):
             return []  # of bytes that are none, on a command line: nothing has that ID

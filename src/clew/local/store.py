@@ -115,7 +115,7 @@ class WritableStore:
     """A store opened for its one writer; the file is made if it is not there.
 
     Beside the file lies an empty one with ``-lock`` at its end. SQLite's own lock on that one says that the store has a
-    writer; the operating system lets it go when the process ends, however it ends.
+    writer; the operating system releases it when the process ends, however it ends.
 
     Raises:
         StoreError: the file is foreign or damaged (and is left as it is), or another process writes to it.
@@ -148,7 +148,7 @@ class WritableStore:
         return sum(_file_size(Path(f"{self.path.resolve()}{suffix}")) for suffix in ("", "-wal"))
 
     def close(self) -> None:
-        """Close the file and let go of the lock; may be called again."""
+        """Close the file and release the lock; may be called again."""
         self.connection.close()
         self._file.close()
         self._lock.close()
@@ -211,7 +211,7 @@ def _claim(target: Path) -> IO[bytes]:
     """Lock the file itself too, whatever its name: it may have been moved since its writer began.
 
     Only on Linux, where such a lock and those of SQLite do not see each other. It is to be closed after SQLite's
-    connection, whose locks go with any closing of the file.
+    connection, whose locks are lost when the file is closed anywhere.
     """
     file = target.open("rb")
     if sys.platform == "linux":

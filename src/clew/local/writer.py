@@ -246,5 +246,5 @@ def _rows_of(batch: Batch) -> Iterator[_Row]:
 
 
 def _size_of(row: _Row) -> int:
-    """Estimate a row's bytes in the file: its texts, and its numbers and indices at large."""
+    """Estimate a row's bytes in the file: its texts, and roughly its numbers and indices."""
     return 200 + sum(len(value) for value in row if isinstance(value, (str, bytes)))

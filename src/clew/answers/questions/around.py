@@ -48,8 +48,8 @@ class FailureGroup:
 class Around:
     """A window (nanoseconds), how many requests were seen in it, what the bad ones share, and what happened.
 
-    `several` are the services that had more than one instance then, `mixed` the operations whose calls several writers
-    send as one, so that too many are counted.
+    `several` are the services that had more than one instance then, `mixed` the operations of which too many calls are
+    counted, since several writers send as one.
     """
 
     start: int
@@ -64,7 +64,7 @@ class Around:
     mixed: frozenset[Operation] = frozenset()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         return {
             "version": 1,
             "start": to_rfc3339(self.start),
@@ -78,10 +78,10 @@ class Around:
 
 
 def around(source: Source, what: str, window: float) -> Around | None:
-    """Answer for the window around a request or a time; None where `what` is neither.
+    """Return what happened around a request or a time; None where `what` is neither.
 
     Args:
-        source: the store.
+        source: what is asked.
         what: a request ID, looked up first, or a time: RFC 3339, or HH:MM:SS of today in the local zone.
         window: its length in seconds, the request or time in its middle; a longer request widens it to its own length.
     """
@@ -130,7 +130,7 @@ def _failures(events: Iterable[RequestEvent]) -> list[FailureGroup]:
 
 
 def _stretch_of(source: Source, what: str) -> tuple[int, int] | None:
-    """Return when a request was under way, or a time twice."""
+    """Return the first and last moment of a request; both are the time itself where `what` is one."""
     spans, log_lines = telemetry_of(source, what)
     stretches = [*((span.start, span.end) for span in spans), *((line.time, line.time) for line in log_lines)]
     if not stretches:

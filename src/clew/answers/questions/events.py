@@ -31,7 +31,7 @@ class Event:
         return self.severity in ("ERROR", "FATAL")
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         return {
             "time": to_rfc3339(self.time),
             "kind": self.kind,

@@ -24,7 +24,7 @@ class Followed:
     several: frozenset[str | None] = frozenset()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         return {
             "version": 1,
             "request_id": self.request_id,
@@ -35,10 +35,10 @@ class Followed:
 
 
 def follow(source: Source, request_id: str) -> Followed:
-    """Collect the events of a request.
+    """Return the events of a request.
 
-    Those that carry its ID; and in the same traces those without any ID whose nearest ancestor with one has this (a
-    service that knows nothing of request IDs), or which stand in a trace that knows no other ID.
+    Those are the spans and log lines that carry its ID; and in the same traces those without any ID whose nearest
+    ancestor with an ID has this one (a service that knows nothing of request IDs), or whose trace has no other ID.
     """
     spans, log_lines = telemetry_of(source, request_id)
     events = [*map(span_event, spans), *map(log_event, log_lines)]

@@ -1,4 +1,4 @@
-"""Which series are operations: `clew`'s own, and what the semantic conventions call so.
+"""The operations that series count: `clew`'s own, and requests, calls and messages of the semantic conventions.
 
 Names and attributes follow OpenTelemetry's semantic conventions for HTTP, RPC and messaging.
 """
@@ -31,7 +31,7 @@ INSTRUMENTS = tuple(_KINDS)
 
 
 class Operation(NamedTuple):
-    """What a series is counted for; `kind` is ``operation``, ``http``, ``rpc`` or ``messaging``."""
+    """The operation that a series counts; `kind` is ``operation``, ``http``, ``rpc`` or ``messaging``."""
 
     service: str | None
     kind: str
@@ -58,7 +58,7 @@ def operation_of(series: Series) -> Operation:
 
 
 def error_of(series: Series) -> str | None:
-    """Return the error type that a series' calls failed with, None for calls that did not fail."""
+    """Return the error type of the calls that a series counts, None where they did not fail."""
     attributes = series.attributes
     if (error := attributes.get("error.type")) is not None:
         return str(error)
@@ -71,7 +71,7 @@ def error_of(series: Series) -> str | None:
 
 
 def seconds_per_unit(series: Series) -> float:
-    """Return what one unit of a series is in seconds; an unknown unit is taken for seconds."""
+    """Return how many seconds one unit of a series is; an unknown unit is taken for seconds."""
     return _SECONDS.get(series.unit, 1.0)
 
 

@@ -23,7 +23,7 @@ _AHEAD = 60 * 10**9  # nanoseconds that a sender's clock may be ahead of ours
 
 
 class Sample(NamedTuple):
-    """A request that an exemplar kept: `duration` in seconds, `time` in nanoseconds, None where it did not fail."""
+    """A request that an exemplar kept: `duration` in seconds, `time` in nanoseconds, `error_type` if it failed."""
 
     request_id: str | None
     duration: float
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 class OperationReport:
     """One operation in a window. `rate` is in calls a second, quantiles and trends as in `statistics`.
 
-    `mixed` as in `Increase`: there are several writers where one is counted, and `calls` are far too many.
+    `mixed` as in `Increase`: several writers send as one, and `calls` are far too many.
     """
 
     operation: Operation
@@ -53,7 +53,7 @@ class OperationReport:
     mixed: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         quantiles = {"p50": self.p50, "p95": self.p95, "p99": self.p99}
         return {
             "name": self.operation.name,
@@ -82,7 +82,7 @@ class OperationReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All operations in a window: `start` and `end` in nanoseconds, None where the store has no metrics at all."""
+    """All operations in a window: `start` and `end` in nanoseconds, None where the source has no metrics at all."""
 
     start: int | None
     end: int | None
@@ -92,7 +92,7 @@ class Report:
     refusals: list[tuple[str, str, int]]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         return {
             "version": 1,
             "start": None if self.start is None else to_rfc3339(self.start),
@@ -110,10 +110,10 @@ def report(
     services: Sequence[str] = (),
     operations: Sequence[str] = (),
 ) -> Report:
-    """Answer for every operation that was called in the window or in the one before.
+    """Return the load, errors and durations of every operation that was called in the window or in the one before.
 
     Args:
-        source: the store.
+        source: what is asked.
         window: its length in seconds; it ends at the last export.
         compare_with: how many seconds earlier the window before ends.
         services: names or shell patterns; only operations of services that match one, or of all where there are none.

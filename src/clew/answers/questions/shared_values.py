@@ -49,7 +49,7 @@ class SharedValue:
     also: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the machine reads."""
+        """Return this as ``--format json`` shows it."""
         return {
             "attribute": self.attribute,
             "value": self.value,
@@ -72,7 +72,7 @@ class Request:
 
 
 class Count(NamedTuple):
-    """What one series counted in the window: of all its calls, the bad ones."""
+    """The calls that one series counted in the window, and how many of them were bad."""
 
     series: Series
     bad: float
@@ -80,7 +80,7 @@ class Count(NamedTuple):
 
 
 def values(*attributes: Mapping[str, Any]) -> set[Value]:
-    """Return the values that may be a cause: neither what makes a request bad nor what only names it."""
+    """Return the values that may be a cause, without what makes a request bad or only names it."""
     return {
         (key, json.dumps(value, sort_keys=True))
         for group in attributes
@@ -194,6 +194,6 @@ def _value(shared: SharedValue) -> Value:
 
 
 def _strength(shared: SharedValue) -> tuple[float, int, str, str]:
-    """Order by the lower bound of the lift, among equals service, instance and operation first."""
+    """Return a key that sorts by the lower bound of the lift, among equals service, instance and operation first."""
     rank = _FIRST.index(shared.attribute) if shared.attribute in _FIRST else len(_FIRST)
     return (-round(shared.lower, 9), rank, shared.attribute, json.dumps(shared.value))

@@ -160,7 +160,7 @@ def _risen(series: Series, since: int, baseline: Histogram, points: Sequence[Poi
     earlier = baseline
     for point in points:
         now = point.histogram
-        _extend(increase, point.time, now if now.fell(earlier) else now.minus(earlier))  # type: ignore[arg-type]
+        _extend(increase, point.time, now if now.was_reset_since(earlier) else now.minus(earlier))  # type: ignore[arg-type]
         earlier = now
     increase.mixed = _comes_back([baseline.count, *(point.histogram.count for point in points)])
     return increase

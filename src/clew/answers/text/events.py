@@ -101,7 +101,7 @@ def _attributes(event: Event) -> str:
 
 
 def _operation(name: str, told: Any) -> str:
-    """Write what a canonical log line tells of an operation: how often it ran where that is not once, and how long."""
+    """Write what a canonical log line says of an operation: how often it ran, where that is not once, and how long."""
     try:
         often = f"{int(told['count'])}× " if told["count"] != 1 else ""
         failed = f" ({int(told['failed'])} failed)" if told["failed"] else ""

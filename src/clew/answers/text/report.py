@@ -58,7 +58,7 @@ def print_report(console: Console, answer: Report, top: int) -> None:
 
 
 def _badness(one: OperationReport) -> tuple[bool, float, float, str]:
-    """Order the worst first: what has become worse, what fails most, what is slowest."""
+    """Return a key that sorts the worst first: what has become worse, what fails most, what is slowest."""
     worse = one.errors_trend.direction == "up" or one.duration.direction == "up"
     failed = sum(one.errors.values()) / one.calls if one.calls else 0.0
     return (not worse, -failed, -(one.p95.value if one.p95 else 0.0), one.operation.name)
@@ -106,7 +106,7 @@ def _name(one: OperationReport, with_service: bool) -> Text:
 
 
 def _folded(name: Text, room: int) -> Text:
-    """Fold a name that is too long where it has a joint: after a blank, before a slash or a point."""
+    """Fold a name that is too long at a joint: after a blank, before a slash or a point."""
     lines: list[Text] = []
     begin = end = 0
     for joint in [found.end() for found in re.finditer(r"(?<=.)(?:\s+|(?=[/.:]))|$", name.plain)]:
