@@ -49,10 +49,8 @@ APART = {
 STILL_TO_CUT = {
     ("clew.integrations._shared.auto_instrument", "clew.integrations.asgi"),
     ("clew.integrations._shared.auto_instrument", "clew.integrations.wsgi"),
-    ("clew.interpreter.forks", "clew.imports"),
 }
 STILL_IN_A_CIRCLE = {
-    ("clew.diagnostics", "clew.imports", "clew.interpreter.forks", "clew.interpreter.locks"),
     ("clew.exporters.grpc", "clew.exporters.http", "clew.exporters.road"),
     (
         "clew.metrics.recorder",
@@ -61,7 +59,6 @@ STILL_IN_A_CIRCLE = {
         "clew.metrics.shards",
         "clew.metrics.streams",
     ),
-    ("clew.operations.bindings", "clew.operations.pipeline", "clew.operations.site"),
 }
 STILL_TOO_LONG = {
     "clew._measure",

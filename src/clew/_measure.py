@@ -16,6 +16,7 @@ from clew.interpreter.callables import alike, is_decorated
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics.deferred import defer
 from clew.operations import pipeline
+from clew.operations.bind import bind_block
 from clew.operations.run import Run, begin
 from clew.operations.site import Site
 from clew.operations.wrappers import wrap
@@ -113,7 +114,7 @@ class Measure:
             return
         self._begin(current, None, (), None)
         if current is not None and name is not None and name not in current.block_bindings:
-            current.add_block(name)
+            bind_block(name, current)
 
     def _begin(
         self,

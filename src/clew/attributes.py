@@ -22,6 +22,16 @@ RESERVED = frozenset({"operation.name", "error.type"})
 """Reserved on operations, while the user's own instruments may use them."""
 
 
+OVERFLOW = "otel.metric.overflow"
+"""The attribute of the data point that stands for the attribute sets past a limit."""
+
+CARDINALITY_LIMIT = 2_000
+"""How many attribute sets an instrument has; the specification's default."""
+
+OPERATION_CARDINALITY_LIMIT = 100
+"""How many sets of the user's attributes one operation has by default (``CLEW_CARDINALITY_LIMIT``)."""
+
+
 def is_reserved(name: str) -> bool:
     """Tell whether `name` belongs to `clew` or OpenTelemetry, so that a user's value for it is ignored."""
     return name in RESERVED or _is_reserved_on_instruments(name)

@@ -27,9 +27,10 @@ from clew.interpreter import forks
 from clew.interpreter.interruptions import let_through
 from clew.metrics import reentry
 from clew.operations import pipeline
+from clew.operations.bind import bind_instrument
 
 if TYPE_CHECKING:
-    from clew.operations.bindings import InstrumentBinding
+    from clew.metrics.lookup import InstrumentBinding
 
 Attributes = Mapping[str, Any]
 
@@ -115,8 +116,8 @@ class _Instrument:
                 shard.series.add(shard, value, context)
                 return
             value = nearest_finite(value) if self._is_added_up else nearest_number(value)
-            if settled.sharded is not None and (self._least < 0 or value >= 0):
-                shard = settled.sharded.shard(attributes)
+            if sharded is not None and (self._least < 0 or value >= 0):
+                shard = sharded.shard(attributes)
                 shard.series.add(shard, value, context)
             else:
                 reentry.catch_up()  # of a gauge's values the last one counts
@@ -146,7 +147,7 @@ class _Instrument:
             )
             real = limited(getattr(instrument, self._verb), self.name)
             if self._is_added_up:
-                sharded = current.link_instrument(instrument, self._bounds())
+                sharded = bind_instrument(instrument, self._bounds(), current)
         except Exception as error:
             let_through(error)
             count("instrument.not_made")
@@ -194,8 +195,8 @@ class _Bound(Generic[I]):
     def __reduce__(self) -> Any:
         return type(self), (self._instrument, self._attributes)
 
-    def cut(self) -> None:
-        """Let go of the pipeline, which is about to change."""
+    def unbind(self) -> None:
+        """Let go of the pipeline, which has changed."""
         self._local = None
 
     def _record(self, amount: float, context: Context | None) -> None:

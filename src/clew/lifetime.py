@@ -19,10 +19,11 @@ import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from clew.diagnostics import warn_once
-from clew.imports import imported
+from clew.imports import after_import, imported
 from clew.interpreter import forks, raised_signals
 from clew.interpreter.weak import WeakCollection
 
@@ -63,7 +64,7 @@ def attend(mortal: Lifecycle) -> None:
     _attend_multiprocessing(mortal)
     attend_sigterm()
     raised_signals.attend(_send_last)
-    forks.attend_uwsgi()
+    _attend_uwsgi()
 
 
 def release(mortal: Lifecycle) -> None:
@@ -153,6 +154,26 @@ def _attend_forks(mortal: Lifecycle) -> None:
     _newest = reference
     # registered after the SDK's own hooks, so that what they set in the child is ours to correct
     forks.after_in_child(after_in_child)
+
+
+def _attend_uwsgi(_: ModuleType | None = None) -> None:
+    """Have uWSGI tell its workers, its mules and its spooler of their fork, where this is a process of it."""
+    uwsgi: Any = sys.modules.get("uwsgi")  # made in C before any code runs
+    if not hasattr(uwsgi, "worker_id"):
+        return
+    before: Any = getattr(uwsgi, "post_fork_hook", None)
+    if getattr(before, "is_of_clew", False):
+        return
+
+    def post_fork_hook() -> None:
+        forks.notice()
+        if before is not None:
+            before()
+
+    post_fork_hook.is_of_clew = True  # type: ignore[attr-defined]
+    uwsgi.post_fork_hook = post_fork_hook
+    if before is None:
+        after_import("uwsgidecorators", _attend_uwsgi)  # it sets a hook of its own
 
 
 # the end of a child of multiprocessing

@@ -24,6 +24,7 @@ from clew.metrics.deferred import run_deferred
 from clew.metrics.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.metrics.recorder import PortableRecorder, Recorder
 from clew.operations import pipeline
+from clew.operations.bind import import_bindings
 from clew.policy import policy
 from clew.providers.from_settings import ProviderArguments
 from clew.providers.signals import Signals, build
@@ -218,6 +219,7 @@ class Telemetry:
     def _pipeline(self, recorder: Recorder) -> pipeline.Pipeline:
         """Make the pipeline that the settings describe."""
         settings, signals = self.settings, self._signals
+        import_bindings()
         return pipeline.Pipeline(
             signals.meter_provider,
             recorder,

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 _LONGEST_WAIT = 5.0
@@ -92,28 +91,3 @@ def _are_run() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_are_run)
-
-
-# uWSGI
-
-
-def attend_uwsgi(_: ModuleType | None = None) -> None:
-    """Have uWSGI tell its workers, its mules and its spooler, where this is a process of it."""
-    uwsgi: Any = sys.modules.get("uwsgi")  # made in C before any code runs
-    if not hasattr(uwsgi, "worker_id"):
-        return
-    before: Any = getattr(uwsgi, "post_fork_hook", None)
-    if getattr(before, "is_of_clew", False):
-        return
-
-    def post_fork_hook() -> None:
-        notice()
-        if before is not None:
-            before()
-
-    post_fork_hook.is_of_clew = True  # type: ignore[attr-defined]
-    uwsgi.post_fork_hook = post_fork_hook
-    if before is None:
-        from clew.imports import after_import  # which says what goes wrong, and that has to be told of forks
-
-        after_import("uwsgidecorators", attend_uwsgi)  # it sets a hook of its own

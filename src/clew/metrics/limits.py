@@ -14,17 +14,17 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from clew.attributes import Key, clean, key_of
+from clew.attributes import CARDINALITY_LIMIT, OVERFLOW, Key, clean, key_of
 from clew.diagnostics import count, warn_once
 from clew.metrics import sdk
 
 Attributes = Mapping[str, Any]
 Record = Callable[[float, "Attributes | None", "Context | None"], None]
 
-_OVERFLOW: Attributes = {"otel.metric.overflow": True}
+_OVERFLOW: Attributes = {OVERFLOW: True}
 
 
-def limited(record: Record, name: str, limit: int = sdk.CARDINALITY_LIMIT) -> Record:
+def limited(record: Record, name: str, limit: int = CARDINALITY_LIMIT) -> Record:
     """Return what records as `record` does for `limit` attribute sets, and further ones into the overflow point.
 
     Args:
@@ -55,7 +55,7 @@ def limited(record: Record, name: str, limit: int = sdk.CARDINALITY_LIMIT) -> Re
                 "The instrument %s has more than %d attribute sets; further ones are measured as one, marked %s",
                 name,
                 limit,
-                "otel.metric.overflow",
+                OVERFLOW,
             )
             attributes = _OVERFLOW
         record(value, attributes, context)

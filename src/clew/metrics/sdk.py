@@ -79,6 +79,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
 from clew.any_value import nearest_finite
+from clew.attributes import CARDINALITY_LIMIT
 from clew.diagnostics import count, warn_once
 from clew.interpreter import forks
 from clew.interpreter.interruptions import let_through
@@ -97,9 +98,6 @@ _ENTERED_ONCE = (
     "opentelemetry.sdk.metrics._internal.measurement_consumer",
 )
 reentry.MODULES.update(_ENTERED_ONCE)
-
-CARDINALITY_LIMIT = 2_000
-"""How many attribute sets an instrument has by the specification's default."""
 
 
 def reservoir_for(aggregation: type) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, Exemplar
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, MetricReader
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from clew.attributes import Key, Value
+from clew.attributes import CARDINALITY_LIMIT, Key, Value
 from clew.diagnostics import warn_once
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics import sdk
@@ -97,7 +97,7 @@ class ShardedInstrument:
         own = self._instrument
         bounds = None if self._advised is None else self.bounds
         cumulative = AggregationTemporality.CUMULATIVE
-        return Plan(own.name, own.description, own.unit, cumulative, sdk.CARDINALITY_LIMIT, bounds=bounds)
+        return Plan(own.name, own.description, own.unit, cumulative, CARDINALITY_LIMIT, bounds=bounds)
 
     def _stream(self, plan: Plan) -> Stream:
         if plan.bounds is not None:

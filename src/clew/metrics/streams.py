@@ -24,12 +24,12 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from clew.any_value import nearest_number
-from clew.attributes import Key, Value, key_of
+from clew.attributes import OVERFLOW, Key, Value, key_of
 from clew.metrics.delta import Delta, best_of_each_bucket
 from clew.metrics.exemplars import ExemplarCandidate
 from clew.metrics.shards import Series
 
-OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
+_OVERFLOW: Mapping[str, Value] = {OVERFLOW: True}
 
 
 class Plan(NamedTuple):
@@ -111,14 +111,14 @@ class _Stream:
         """Return the point for the attributes of a series, `is_all` where it comes with all that it ever had."""
         keys = self.plan.attribute_keys
         has_room = len(self._points) < self.plan.limit
-        if keys is None and has_room and attributes != OVERFLOW:  # no other series has these attributes
+        if keys is None and has_room and attributes != _OVERFLOW:  # no other series has these attributes
             is_cumulative = self.plan.temporality is AggregationTemporality.CUMULATIVE
             return self._new(attributes, created, follows=is_all and is_cumulative and self._bucket_of is None)
         if keys is not None:
             attributes = {name: value for name, value in attributes.items() if name in keys}
         key = key_of(attributes)
         if key not in self._shared and not has_room:
-            attributes, key = OVERFLOW, key_of(OVERFLOW)
+            attributes, key = _OVERFLOW, key_of(_OVERFLOW)
         if key not in self._shared:
             self._shared[key] = self._new(attributes, created)
         return self._shared[key]

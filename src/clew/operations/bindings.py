@@ -1,13 +1,12 @@
 """The fast path from measured code to its shards, where the current pipeline has shards.
 
 A binding is what a decorated function or a block holds on to while one pipeline is current, so that a call finds its
-thread's shard without asking anybody. When the pipeline changes, each one is let go, and the
-next call makes a new one.
+thread's shard without asking anybody. When the pipeline changes, all are let go, and the next call makes a
+new one.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from time import perf_counter as clock
 from types import MappingProxyType
@@ -16,22 +15,20 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
-from clew.attributes import RESERVED, Computed, Key, Value, clean, clean_instrument_attributes, is_reserved, key_of
+from clew.attributes import RESERVED, Computed, Key, Value, clean, is_reserved, key_of
 from clew.diagnostics import count
 from clew.failures import OTHER, Checked, failure, failure_of_kind
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics.exemplars import SPAN_KEY
+from clew.metrics.lookup import PLAIN, enter_shard, lookup_of
 from clew.metrics.recorder import NO_REQUEST
-from clew.metrics.sharded import ShardedInstrument, ShardedOperation
+from clew.metrics.sharded import ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
-from clew.operations.pipeline import INSTRUMENT_SETS, OVERFLOW
+from clew.operations.pipeline import Operation, Pipeline
+from clew.operations.site import Site
 
 if TYPE_CHECKING:
     from clew.metrics.recorder import SeriesRecorder
-    from clew.operations.pipeline import Operation, Pipeline
-    from clew.operations.site import Site
-
-_PLAIN = {str, bool, int, float}
 
 
 class _OperationBinding:
@@ -147,7 +144,7 @@ class BlockBinding(_OperationBinding):
 
     def told(self, name: str, value: Any) -> BlockBinding:
         """Add an attribute, to the current span as well; returns this."""
-        if type(value) in _PLAIN and type(name) is str and name and not is_reserved(name):
+        if type(value) in PLAIN and type(name) is str and name and not is_reserved(name):
             self.attributes[name] = cast("Value", value)
         else:
             self.attributes.update(clean({name: value}))
@@ -178,79 +175,6 @@ class BlockBinding(_OperationBinding):
             if found is None:
                 found = shard_for(self.operation, self._table, dict(sorted(attributes.items())), lookup, attributes)
         return found
-
-
-class InstrumentBinding:
-    """One of the user's instruments in shards: its series by their attributes, and each thread's shards."""
-
-    __slots__ = ("_instrument", "_local", "_lock", "_overflow", "_series")
-
-    def __init__(self, instrument: ShardedInstrument) -> None:
-        self._instrument = instrument
-        self._local = OperationLocal()
-        self._lock = threading.RLock()  # a signal handler may measure in the middle
-        self._series: dict[Key, Series] = {}
-        self._overflow: Series | None = None
-
-    def shard(self, attributes: Mapping[str, Any] | None) -> Shard:
-        """Return the calling thread's shard of the series of these attributes."""
-        if attributes is None:
-            attributes = _NO_ATTRIBUTES
-        try:
-            items = tuple(attributes.items())
-            shard = self._local.shards.get(items)
-            if shard is not None:
-                return shard  # type: ignore[no-any-return]
-            lookup = lookup_of(items, tuple(map(type, attributes.values())))
-            shard = self._local.shards.get(lookup)
-        except Exception as trouble:  # a list among the values, or what else cannot be looked up
-            let_through(trouble)
-            lookup = shard = None
-        return self._find(attributes, lookup) if shard is None else shard
-
-    def _find(self, attributes: Mapping[str, Any], lookup: Any) -> Shard:
-        series = self._series_of(attributes)
-        if series is self._overflow:
-            lookup = None
-        return enter(self._local, series, lookup, attributes)
-
-    def _series_of(self, attributes: Mapping[str, Any]) -> Series:
-        cleaned = clean_instrument_attributes(attributes)
-        key = key_of(cleaned)
-        series = self._series.get(key)
-        if series is not None:
-            return series
-        with self._lock:
-            series = self._series.get(key)
-            if series is None:
-                if len(self._series) >= INSTRUMENT_SETS:
-                    return self._beyond()
-                series = self._series.setdefault(key, self._instrument.new_series(cleaned, key))
-            return series
-
-    def _beyond(self) -> Series:
-        """Return the series of all attribute sets past the limit."""
-        count("attributes.overflow")
-        if self._overflow is None:
-            self._overflow = self._instrument.new_series({OVERFLOW: True}, ())
-        return self._overflow
-
-    def local(self, attributes: Mapping[str, Any]) -> SeriesLocal:
-        """Return each thread's shard of the series of these attributes."""
-        return SeriesLocal(self._series_of(attributes))
-
-
-_NO_ATTRIBUTES: Mapping[str, Any] = {}
-
-
-def lookup_of(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> Any:
-    """Return what attributes are looked up by in a thread's table, or None where they cannot be.
-
-    As keys True, 1 and 1.0 are equal, so only texts are looked up without their types.
-    """
-    if types.count(str) == len(types):
-        return items
-    return (items, types) if _PLAIN.issuperset(types) else None
 
 
 class ComputedBinding(_OperationBinding):
@@ -300,32 +224,10 @@ def shard_for(
     series = operation.series(key, attributes, None)
     assert isinstance(series, Series)
     # what is past the budget comes this way each time, to be counted
-    return enter(table, series, lookup if series.key == key else None, given)
+    return enter_shard(table, series, lookup if series.key == key else None, given)
 
 
-_MOST_LOOKED_UP = 4_096
-
-
-def enter(table: OperationLocal, series: Series, lookup: Any, given: Mapping[str, Any]) -> Shard:
-    """Return the calling thread's shard of a series, and let it be found by `lookup` the next time.
-
-    But for what would fill the table with ways to one series: names that are ignored, and NaN, which equals nothing.
-    """
-    if lookup is None or len(table.shards) >= _MOST_LOOKED_UP or not _is_all_of(series, given):
-        return table.shard_of(series)
-    shard = table.shards[lookup] = table.lease(series)
-    return shard
-
-
-def _is_all_of(series: Series, given: Mapping[str, Any]) -> bool:
-    try:
-        return all(name in series.attributes and value == value for name, value in given.items())
-    except Exception as trouble:  # of a mapping or a name of the user's
-        let_through(trouble)
-        return False
-
-
-def bind_site(site: Site, current: Pipeline) -> Binding | ComputedBinding | None:
+def site_binding(site: Site, current: Pipeline) -> Binding | ComputedBinding | None:
     """Return a binding of a decorated function, or None where its calls have to take the slow path."""
     if site.failed is not None or (current.spans if site.span is None else site.span):
         return None
@@ -337,7 +239,7 @@ def bind_site(site: Site, current: Pipeline) -> Binding | ComputedBinding | None
     return _bind_plain(current, site.name, site.attributes, site.key, site.expected)
 
 
-def bind_block(name: str, current: Pipeline) -> Binding | None:
+def block_binding(name: str, current: Pipeline) -> Binding | None:
     """Return a binding for blocks that are given only that name, or None where they have to take the slow path."""
     return None if current.spans else _bind_plain(current, name, {}, (), ())
 

@@ -22,6 +22,7 @@ from opentelemetry.context import get_current
 from clew.interpreter.callables import Parameters, as_of, made_of
 from clew.interpreter.interruptions import begins_at_once
 from clew.operations import pipeline
+from clew.operations.bind import bind_site
 from clew.operations.run import Run, begin_run
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class _Seldom:
 
     def begin(self, watch: _Watch | None, args: Any, kwargs: Any) -> Run | None:
         """Begin a run on the slow path."""
-        self._site.bind()
+        bind_site(self._site)
         return begin_run(self._site, args, kwargs, keeps_context=True)
 
     @staticmethod

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from clew.__about__ import __version__
-from clew.attributes import Key, Value
+from clew.attributes import CARDINALITY_LIMIT, OPERATION_CARDINALITY_LIMIT, OVERFLOW, Key, Value
 from clew.diagnostics import Account, DeferredWarnings, count, warn_once
 from clew.failures import NOTHING_EXPECTED, OTHER, Expected
 from clew.interpreter import forks
@@ -26,16 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
 
+    from clew.metrics.lookup import InstrumentBinding
     from clew.metrics.recorder import OperationRecorder, Recorder, SeriesRecorder
-    from clew.operations.bindings import Binding, InstrumentBinding
-
-CARDINALITY_LIMIT = 100
-"""How many sets of the user's attributes one operation has by default (``CLEW_CARDINALITY_LIMIT``)."""
-
-INSTRUMENT_SETS = 2_000
-"""How many attribute sets the instrument has in all; the specification's default cardinality limit."""
-
-OVERFLOW = "otel.metric.overflow"
 
 _BEYOND: Key = ((OVERFLOW, bool, "operation"),)
 _BEYOND_ALL: Key = ((OVERFLOW, bool, "instrument"),)
@@ -53,7 +44,7 @@ class Pipeline:
         tracer: Tracer | None = None,
         spans: bool = False,
         expected: Expected = NOTHING_EXPECTED,
-        cardinality_limit: int = CARDINALITY_LIMIT,
+        cardinality_limit: int = OPERATION_CARDINALITY_LIMIT,
         tracks_requests: bool = False,
     ) -> None:
         self.meter_provider = meter_provider
@@ -69,11 +60,11 @@ class Pipeline:
         self.sets = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
-        self._instrument_bindings: dict[Any, InstrumentBinding] = {}
-        self.block_bindings: dict[str, Binding | None] = {}
-        """The fast path for blocks, by name; None where there is none."""
+        self.instrument_bindings: dict[Any, InstrumentBinding] = {}
+        """Of the instruments that are recorded into in shards."""
+        self.block_bindings: dict[str, Any] = {}
+        """Of blocks, by name: a `bindings.Binding`, or None where they take the slow path."""
         _export_events(meter_provider)
-        _import_all_that_measures()
 
     def renewed(self) -> Pipeline:
         """Return a pipeline like this one, into which nothing has been recorded and no operation has begun."""
@@ -95,34 +86,17 @@ class Pipeline:
         with DeferredWarnings(), self.lock:
             found = self._operations.get(name)
             if found is None:
-                if len(self._operations) >= INSTRUMENT_SETS:
+                if len(self._operations) >= CARDINALITY_LIMIT:
                     return self._further_operation()
                 found = self._operations.setdefault(name, Operation(self, name))
             return found
 
-    def add_block(self, name: str) -> None:
-        """Let further blocks of that name take the fast path, if there is one."""
-        from clew.operations.bindings import bind_block
-
-        if len(self.block_bindings) < INSTRUMENT_SETS:
-            self.block_bindings[name] = None if self.tracks_requests else bind_block(name, self)
-
-    def link_instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentBinding | None:
-        """Return the fast path into one of the user's instruments, or None where there is none.
-
-        `bounds` are those of a histogram's buckets; None for an instrument that sums.
-        """
-        sharded = self.recorder.instrument(instrument, bounds)
-        if sharded is None:
-            return None
-        from clew.operations.bindings import InstrumentBinding
-
-        return self._instrument_bindings.setdefault(sharded, InstrumentBinding(sharded))
-
     def _further_operation(self) -> Operation:
         count("operation.overflow")
         warn_once(
-            "operation.overflow", "More than %d operation names; the further ones are measured as one", INSTRUMENT_SETS
+            "operation.overflow",
+            "More than %d operation names; the further ones are measured as one",
+            CARDINALITY_LIMIT,
         )
         if self._overflow is None:
             self._overflow = Operation(self, None)
@@ -176,7 +150,7 @@ class Operation:
                 return self._beyond(error_type)
             series = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
             if series is None:
-                if pipeline.sets >= INSTRUMENT_SETS:
+                if pipeline.sets >= CARDINALITY_LIMIT:
                     count("attributes.overflow")
                     return self._beyond_all()
                 pipeline.sets += 1
@@ -239,12 +213,6 @@ ours: weakref.WeakSet[Any] = weakref.WeakSet()
 _observed: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def _import_all_that_measures() -> None:
-    """Import what code that is measured imports later; whoever interrupted it then would find a module half done."""
-    for module in ("clew.operations.bindings", "clew.metrics.limits"):
-        import_module(module)
-
-
 def _export_events(provider: MeterProvider) -> None:
     """Export the counts of `clew.diagnostics` as the metric ``clew.events`` of a provider."""
     if provider in _observed:
@@ -279,8 +247,8 @@ current: Pipeline | None = None
 class Bound(Protocol):
     """What holds on to something of the current pipeline."""
 
-    def cut(self) -> None:
-        """Let go of it: the pipeline is about to change."""
+    def unbind(self) -> None:
+        """Let go of it: the pipeline has changed."""
 
 
 bound: WeakCollection[Bound] = WeakCollection()
@@ -298,7 +266,7 @@ def use(pipeline: Pipeline | None) -> None:
     if before is not None and before.meter_provider in ours:
         before.is_open = False
     for one in bound:
-        one.cut()
+        one.unbind()
 
 
 def _renew_in_child() -> None:

@@ -8,12 +8,10 @@ from types import FunctionType
 from typing import Any
 
 from clew.attributes import Computed, Value, key_of
-from clew.diagnostics import warn_once
 from clew.failures import Checked
-from clew.interpreter import forks
-from clew.interpreter.interruptions import let_through
 from clew.interpreter.weak import WeakCollection
 from clew.operations import pipeline
+from clew.operations.pipeline import Pipeline
 
 
 class Site:
@@ -21,7 +19,6 @@ class Site:
 
     __slots__ = (
         "__weakref__",
-        "_asked",
         "_cell",
         "_holder",
         "attributes",
@@ -31,6 +28,7 @@ class Site:
         "key",
         "name",
         "span",
+        "tried",
     )
 
     def __init__(
@@ -49,7 +47,8 @@ class Site:
         self.expected = expected
         self.failed = failed
         self.span = span
-        self._asked: pipeline.Pipeline | None = None
+        self.tried: Pipeline | None = None
+        """The pipeline that the function was bound to, or could not be."""
         self._cell: Any = None
         self._holder: weakref.ref[FunctionType] | None = None
         sites.add(self)
@@ -68,24 +67,13 @@ class Site:
     def __setstate__(self, holder: Any) -> None:
         self.keep_binding_in(holder)
 
-    def bind(self) -> None:
-        """Bind the function to the current pipeline, if it has a fast path for it."""
-        forks.notice()
-        current = pipeline.current
-        if current is None or current is self._asked or self._cell is None:
-            return
-        from clew.operations.bindings import bind_site  # only where there is something to bind to
+    def is_to_bind(self, current: Pipeline) -> bool:
+        """Tell whether a binding to this pipeline can be kept, and was not tried before."""
+        return current is not self.tried and self._cell is not None
 
-        self._asked = current
-        try:
-            self._cell.cell_contents = None if current.tracks_requests else bind_site(self, current)
-        except BaseException as trouble:
-            self._asked = None
-            let_through(trouble)
-            self._asked = current
-            warn_once(("binding", self.name), "%s is measured on the slow path: %s", self.name, trouble)
-        if current is not pipeline.current:  # it has changed meanwhile
-            self.cut()
+    def set_binding(self, binding: Any) -> None:
+        """Let the calls take the fast path over this binding; the slow path where it is None."""
+        self._cell.cell_contents = binding
 
     def remember_class(self, result: object) -> None:
         """Remember the class of what a call has returned that took the slow path."""
@@ -93,9 +81,9 @@ class Site:
         if binding is not None:
             binding.returned = type(result)
 
-    def cut(self) -> None:
+    def unbind(self) -> None:
         """Let go of the pipeline."""
-        self._asked = None
+        self.tried = None
         if self._cell is not None:
             self._cell.cell_contents = None
 

@@ -11,6 +11,7 @@ from clew.interpreter.callables import is_coroutine_function
 from clew.interpreter.interruptions import let_through
 from clew.metrics.deferred import defer
 from clew.operations.awaited import handed_over_by
+from clew.operations.bind import bind_site
 from clew.operations.fast_path import fast_path
 from clew.operations.generators import measured_async_generator, measured_generator
 from clew.operations.run import begin_run
@@ -36,7 +37,7 @@ def wrap(function: Function, site: Site) -> Function:
 
 def _function(function: Function, site: Site) -> Function:
     def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
-        site.bind()
+        bind_site(site)
         run = begin_run(site, args, kwargs)
         if run is None:
             return function(*args, **kwargs)
@@ -71,7 +72,7 @@ def _function(function: Function, site: Site) -> Function:
 
 def _coroutine(function: Function, site: Site) -> Function:
     async def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
-        site.bind()
+        bind_site(site)
         run = begin_run(site, args, kwargs)
         if run is None:
             return await function(*args, **kwargs)

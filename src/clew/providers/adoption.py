@@ -13,6 +13,7 @@ from clew.diagnostics import warn_once
 from clew.metrics import sdk
 from clew.metrics.recorder import PortableRecorder
 from clew.operations import pipeline
+from clew.operations.bind import import_bindings
 
 
 def watch() -> None:
@@ -26,6 +27,7 @@ def _adopt(provider: MeterProvider) -> None:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
     say_what_lacks(provider)
+    import_bindings()
     pipeline.use(pipeline.Pipeline(provider, PortableRecorder(provider), tracer=trace.get_tracer("clew", __version__)))
 
 

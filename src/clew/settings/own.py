@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypedDict
 from opentelemetry import environment_variables as api
 from opentelemetry.sdk import environment_variables as sdk
 
+from clew.attributes import OPERATION_CARDINALITY_LIMIT
 from clew.settings import values
 from clew.settings.otlp import MAX_EXPORT_BYTES
 from clew.settings.problems import InvalidValueError, SettingsReader, shown
@@ -146,7 +147,7 @@ OWN_SETTINGS: Mapping[str, OwnSetting] = {
         _setting("logs_slow", 1.0, values.decimal(0, 86_400, "seconds"), int, float),
         _setting("logs_sample_ratio", 0.0, values.decimal(0, 1), int, float),
         _setting("logs_canonical", False, values.boolean),
-        _setting("cardinality_limit", 100, _sets, int),
+        _setting("cardinality_limit", OPERATION_CARDINALITY_LIMIT, _sets, int),
         _setting("max_export_bytes", MAX_EXPORT_BYTES, values.whole_number(1), int),
         _setting("zero_points", True, values.boolean),
         _setting("shutdown_timeout", 3.0, _seconds, int, float),

@@ -40,10 +40,11 @@ from clew.integrations._shared.other_instrumentations import (
 )
 from clew.metrics import reentry
 from clew.operations import pipeline
+from clew.operations.bind import bind_instrument
 from clew.operations.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from clew.operations.bindings import InstrumentBinding
+    from clew.metrics.lookup import InstrumentBinding
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """In seconds: the ones that the conventions advise."""
@@ -90,16 +91,16 @@ class HttpInstruments:
         )
         return (
             current,
-            _fast_path(current.link_instrument(duration, BOUNDS)) or duration.record,
-            _fast_path(current.link_instrument(active, None)) or active.add,
+            _fast_path(bind_instrument(duration, BOUNDS, current)) or duration.record,
+            _fast_path(bind_instrument(active, None, current)) or active.add,
         )
 
 
-def _fast_path(link: InstrumentBinding | None) -> Record | None:
+def _fast_path(binding: InstrumentBinding | None) -> Record | None:
     """Return what records into the shards of an instrument, where it has any: the SDK's own costs ten times as much."""
-    if link is None:
+    if binding is None:
         return None
-    shard_of = link.shard
+    shard_of = binding.shard
 
     def record(value: float, attributes: Mapping[str, str | int], context: Context | None) -> None:
         shard = shard_of(attributes)
