@@ -51,7 +51,6 @@ STILL_TO_CUT = {
     ("clew.integrations._shared.auto_instrument", "clew.integrations.wsgi"),
 }
 STILL_IN_A_CIRCLE = {
-    ("clew.exporters.grpc", "clew.exporters.http", "clew.exporters.road"),
     (
         "clew.metrics.recorder",
         "clew.metrics.sdk",

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from clew.delivery import SpanBatches
 from clew.exporters import make_sampler, metric_exporters
-from clew.exporters.road import Road
+from clew.exporters.attempts import Delivery
 from clew.settings import ConfigurationError, load_settings
 
 
@@ -33,7 +33,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture
 def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """No export is tried again: the pause before that is longer than any deadline."""
-    monkeypatch.setattr(Road, "_pause", lambda road, attempt: 3600.0)
+    monkeypatch.setattr(Delivery, "_pause", lambda delivery, attempt: 3600.0)
 
 
 def test_all_three_signals_arrive(telemetry: Any, environ: dict[str, str], endpoint: Any) -> None:

@@ -21,7 +21,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA, Metric
 
 from clew.diagnostics import counts
-from clew.exporters.parts import cut
+from clew.exporters.splitting import split
 
 LIMIT = 2_000
 
@@ -118,7 +118,7 @@ def points_of(message: Any) -> list[list[bytes]]:
 
 @given(exports_of_metrics() | exports_of_items(), st.integers(1, 3_000))
 def test_parts_are_within_the_bound_and_hold_together_what_the_export_held(message: Any, limit: int) -> None:
-    parts = cut(message, limit)
+    parts = split(message, limit)
     assert [item for part in parts for item in flat(part.message)] == flat(message)
     assert [part.items + part.zeros for part in parts] == [len(flat(part.message)) for part in parts]
     if message.ByteSize() <= limit:

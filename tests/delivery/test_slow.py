@@ -14,7 +14,7 @@ import pytest
 from certificates import Authority
 from delivery.listeners import GrpcEndpoint, HttpEndpoint, drip, silence, talking
 
-from clew.exporters import punctual
+from clew.exporters import http_connections
 
 TIMEOUT = "500"
 PROMPTLY = 30.0
@@ -151,7 +151,7 @@ def test_a_name_whose_look_up_hangs_is_given_up_in_time_and_looked_up_once(
         answer.wait(120)
         return real("127.0.0.1", *args, **kwargs)
 
-    monkeypatch.setattr(punctual.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(http_connections.socket, "getaddrinfo", look_up)
     made = telemetry(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://slow.example:{http.port}",

@@ -19,9 +19,9 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from clew.delivery.destination import Destination, Kind, count_lost
 from clew.delivery.exporting import (
-    PunctualExporter,
+    DeadlineExporter,
     close_exporter,
-    hurry_exporter,
+    finish_exporter_by,
     label_of,
     measure_exporter,
     restart_exporter,
@@ -130,7 +130,7 @@ class Batches(Generic[Item]):
             if self._worker.closing is None:
                 self._worker.closing = Order.nothing(occasion)
         if occasion == "close":
-            hurry_exporter(self._exporter, deadline)
+            finish_exporter_by(self._exporter, deadline)
         return self._worker.order(occasion, deadline)
 
     def wait(self, order: Order, deadline: float) -> bool:
@@ -212,7 +212,7 @@ class Batches(Generic[Item]):
         return batch
 
     def _export(self, batch: list[Item], timeout: float) -> Any:
-        if isinstance(self._exporter, PunctualExporter):
+        if isinstance(self._exporter, DeadlineExporter):
             return self._exporter.export_within(batch, timeout)
         return self._exporter.export(batch)
 

@@ -1,4 +1,4 @@
-"""Where data goes: an exporter, told about in the log when it starts and stops failing, its losses counted."""
+"""Where data goes: an exporter whose failures and recoveries are logged, and its losses counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVENTS: dict[Kind, str] = {
 }
 
 _QUIET_SECONDS = 300.0
-"""An endpoint that fails by turns is said to fail at most once in this time."""
+"""The shortest time between two log lines that an endpoint fails, for one that works in between."""
 
 _LONGEST_REASON = 300
 
@@ -32,32 +32,36 @@ _OTLP_LOGGERS = (
 )
 
 
-class Stakes(NamedTuple):
-    """What else there is to know of items that were not delivered.
+class LossDetails(NamedTuple):
+    """What is lost for good of items that were not delivered.
 
-    `again` is how many of them come again with the next export, as cumulative totals do; `exemplars` how many exemplars
-    they had, which do not.
+    Attributes:
+        repeated: How many of the items come again with the next export, as cumulative totals do.
+        exemplars: How many exemplars they had, which do not come again.
     """
 
-    again: int = 0
+    repeated: int = 0
     exemplars: int = 0
 
 
 class UndeliveredError(Exception):
     """Raised by an exporter that could not deliver all of a batch.
 
-    `reason` is for people; `undelivered` is how many items did not arrive, None for the whole batch; `refused` whether
-    the endpoint answered that it does not want these; `stakes` what else there is to know of them.
+    Attributes:
+        reason: Why, in words for people.
+        undelivered: How many items did not arrive; None for the whole batch.
+        refused: Whether the endpoint has rejected them.
+        details: What of them is lost for good, where the exporter knows that.
     """
 
     def __init__(
-        self, reason: str, undelivered: int | None = None, *, refused: bool = False, stakes: Stakes | None = None
+        self, reason: str, undelivered: int | None = None, *, refused: bool = False, details: LossDetails | None = None
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.undelivered = undelivered
         self.refused = refused
-        self.stakes = stakes
+        self.details = details
 
 
 def lost() -> dict[str, int]:
@@ -67,7 +71,7 @@ def lost() -> dict[str, int]:
 
 
 def count_lost(kind: Kind, number: int) -> None:
-    """Add to what `lost` tells."""
+    """Count items that are lost."""
     if number:
         count(_EVENTS[kind], number)
 
@@ -78,8 +82,8 @@ def count_lost_exemplars(number: int) -> None:
         count("exemplars.lost", number)
 
 
-class _Hush(logging.Filter):
-    """Keeps back what OpenTelemetry's own OTLP exporters log while we export, since we say it once; no one else's."""
+class _ExporterLogFilter(logging.Filter):
+    """Holds back what OpenTelemetry's own OTLP exporters log during an export of ours, which logs it once itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,86 +96,92 @@ class _Hush(logging.Filter):
         return True
 
 
-_hush = _Hush()
+_exporter_log_filter = _ExporterLogFilter()
 
 
 class Destination:
-    """An exporter with what is known about it.
+    """An exporter, and whether it works.
 
-    `export` takes a batch and the seconds it may take, and returns None or an OpenTelemetry export result; `label`
-    names the endpoint in messages.
+    Args:
+        kind: What it exports.
+        label: The name of the endpoint in messages.
+        export: Takes a batch and a timeout in seconds; returns None or an OpenTelemetry export result.
     """
 
     def __init__(self, kind: Kind, label: str, export: Callable[[Any, float], Any]) -> None:
         self.kind: Kind = kind
         self.label = label
         self.reason: str | None = None
-        """Why the last export failed; None after one that did not."""
+        """Why the last export failed; None where it did not."""
         self._given_up = False
         self._export = export
-        self._said = False
-        self._said_at = -_QUIET_SECONDS
+        self._has_warned = False
+        self._warned_at = -_QUIET_SECONDS
         for name in _OTLP_LOGGERS:
             filters = logging.getLogger(name).filters
-            if _hush not in filters:
-                filters.insert(0, _hush)  # before their own filter against repetitions, which would remember ours
+            if _exporter_log_filter not in filters:
+                filters.insert(
+                    0, _exporter_log_filter
+                )  # before their own filter against repetitions, which would remember ours
 
     def send(
         self,
         batch: Any,
         number: int,
         timeout: float,
-        stakes_of: Callable[[Any], Stakes] | None = None,
+        details_of: Callable[[Any], LossDetails] | None = None,
         *,
         is_last: bool = False,
     ) -> int:
         """Export a batch of `number` items within `timeout` seconds; return how many were not delivered.
 
-        `stakes_of` tells of a batch what else hangs on it; None where all that is not delivered is lost, as it is where
-        no export follows, which `is_last` says.
+        `details_of` returns what of the batch is lost for good if it is not delivered; None where all of it is. All of
+        it is lost with the last export too, which `is_last` says.
         """
         if not number:
             return 0
-        _hush.sending.active = True
-        _hush.sending.heard = None
+        _exporter_log_filter.sending.active = True
+        _exporter_log_filter.sending.heard = None
         missing = number
-        stakes: Stakes | None = None
+        details: LossDetails | None = None
         is_refused = False
         try:
             result = self._export(batch, timeout)
             failed = getattr(result, "name", "SUCCESS") != "SUCCESS"
-            reason = (_hush.sending.heard or "the exporter failed and gave no reason") if failed else None
+            reason = (
+                (_exporter_log_filter.sending.heard or "the exporter failed and gave no reason") if failed else None
+            )
         except UndeliveredError as error:
-            reason, is_refused, stakes = error.reason, error.refused, error.stakes
+            reason, is_refused, details = error.reason, error.refused, error.details
             missing = number if error.undelivered is None else error.undelivered
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         finally:
-            _hush.sending.active = False
+            _exporter_log_filter.sending.active = False
         if self._given_up:
             return missing if reason else 0
         if reason is None:
-            self._works()
+            self._worked()
             return 0
         if is_refused and missing < number:
-            self._works()
-            self._say_refused(missing, number, reason)
+            self._worked()
+            self._warn_refused(missing, number, reason)
         else:
-            self._fails(_one_line(reason))
-        if stakes_of is None:
+            self._failed(_one_line(reason))
+        if details_of is None:
             count_lost(self.kind, missing)
         else:
-            stakes = stakes_of(batch) if stakes is None else stakes
-            count_lost(self.kind, missing if is_last else missing - stakes.again)
-            count_lost_exemplars(stakes.exemplars)
+            details = details_of(batch) if details is None else details
+            count_lost(self.kind, missing if is_last else missing - details.repeated)
+            count_lost_exemplars(details.exemplars)
         return missing
 
     def give_up(self) -> None:
-        """Say and count nothing more: whoever waited for an export that hangs has counted it as lost."""
+        """Log and count nothing more: the export under way takes too long, and has been counted as lost."""
         self._given_up = True
         self.reason = self.reason or "no answer came in time"
 
-    def _say_refused(self, refused: int, number: int, reason: str) -> None:
+    def _warn_refused(self, refused: int, number: int, reason: str) -> None:
         warn_once(
             ("rejected", self.kind, self.label),
             "%s took %d of %d %s and refused the rest: %s; refusals that follow are counted and not said",
@@ -182,24 +192,24 @@ class Destination:
             _one_line(reason),
         )
 
-    def _fails(self, reason: str) -> None:
+    def _failed(self, reason: str) -> None:
         self.reason = reason
         now = time.monotonic()
-        if not self._said and now - self._said_at >= _QUIET_SECONDS:
-            self._said = True
-            self._said_at = now
+        if not self._has_warned and now - self._warned_at >= _QUIET_SECONDS:
+            self._has_warned = True
+            self._warned_at = now
             _warn("%s cannot be delivered to %s: %s; said once, then only counted", self.kind, self.label, reason)
 
-    def _works(self) -> None:
+    def _worked(self) -> None:
         self.reason = None
-        if self._said:
-            self._said = False
+        if self._has_warned:
+            self._has_warned = False
             number = lost()[self.kind]
             _warn("%s are delivered to %s again; lost so far: %d", self.kind, self.label, number)
 
 
 def _one_line(reason: str) -> str:
-    """Return what an endpoint says so that it does no harm to a log: one line, printable, not too long."""
+    """Return what an endpoint says as it may go into a log: one line, printable, not too long."""
     line = " ".join(reason.split())
     printable = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in line)
     return printable if len(printable) <= _LONGEST_REASON else f"{printable[:_LONGEST_REASON]}…"

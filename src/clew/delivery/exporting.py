@@ -14,7 +14,7 @@ from clew.diagnostics import warn_once
 
 
 @runtime_checkable
-class PunctualExporter(Protocol):
+class DeadlineExporter(Protocol):
     """An exporter that knows deadlines and forks, as `clew`'s own OTLP exporters do."""
 
     label: str
@@ -24,8 +24,8 @@ class PunctualExporter(Protocol):
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
         ...
 
-    def hurry(self, deadline: float) -> None:
-        """End what is under way by the deadline (of `time.monotonic`), and wait for no endpoint that never worked."""
+    def finish_by(self, deadline: float) -> None:
+        """End what is under way by the deadline (of `time.monotonic`); do not wait for an endpoint never reached."""
         ...
 
     def measure_itself(self, provider: MeterProvider) -> None:
@@ -39,24 +39,24 @@ class PunctualExporter(Protocol):
 
 def label_of(exporter: object) -> str:
     """Name an exporter for messages: its endpoint, or its class."""
-    return exporter.label if isinstance(exporter, PunctualExporter) else type(exporter).__name__
+    return exporter.label if isinstance(exporter, DeadlineExporter) else type(exporter).__name__
 
 
-def hurry_exporter(exporter: object, deadline: float) -> None:
+def finish_exporter_by(exporter: object, deadline: float) -> None:
     """Tell the exporter, if it can be told, that there is time until the deadline only."""
-    if isinstance(exporter, PunctualExporter):
-        exporter.hurry(deadline)
+    if isinstance(exporter, DeadlineExporter):
+        exporter.finish_by(deadline)
 
 
 def restart_exporter(exporter: object) -> None:
     """Give the exporter, if it knows how, a connection of its own in a forked child."""
-    if isinstance(exporter, PunctualExporter):
+    if isinstance(exporter, DeadlineExporter):
         exporter.restart_in_child()
 
 
 def measure_exporter(exporter: object, provider: MeterProvider) -> None:
     """Have the exporter, if it knows how, measure its exports with instruments of this provider."""
-    if isinstance(exporter, PunctualExporter):
+    if isinstance(exporter, DeadlineExporter):
         exporter.measure_itself(provider)
 
 
@@ -70,7 +70,7 @@ def close_exporter(exporter: Any, deadline: float) -> None:
         except Exception as error:
             warn_once(("exporter", name), "%s did not shut down: %s: %s", name, type(error).__name__, error)
 
-    if isinstance(exporter, PunctualExporter):
+    if isinstance(exporter, DeadlineExporter):
         close()
     elif not run_until(close, deadline):
         warn_once(("exporter", name), "%s did not shut down in time", name)

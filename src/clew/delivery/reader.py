@@ -12,11 +12,11 @@ from opentelemetry.context import get_current
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricReader, MetricsData
 
-from clew.delivery.destination import Destination, Kind, Stakes, count_lost
+from clew.delivery.destination import Destination, Kind, LossDetails, count_lost
 from clew.delivery.exporting import (
-    PunctualExporter,
+    DeadlineExporter,
     close_exporter,
-    hurry_exporter,
+    finish_exporter_by,
     label_of,
     measure_exporter,
     restart_exporter,
@@ -37,17 +37,17 @@ def count_points(data: MetricsData) -> int:
     )
 
 
-def stakes_of(data: MetricsData) -> Stakes:
-    """Tell what hangs on a collection: how many points come again with the next one, and the exemplars."""
-    again = exemplars = 0
+def details_of(data: MetricsData) -> LossDetails:
+    """Return what is lost for good of a collection that is not delivered."""
+    repeated = exemplars = 0
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 points: Sequence[Any] = metric.data.data_points
                 exemplars += sum(len(point.exemplars) for point in points)
                 if getattr(metric.data, "aggregation_temporality", None) is not AggregationTemporality.DELTA:
-                    again += len(points)
-    return Stakes(again, exemplars)
+                    repeated += len(points)
+    return LossDetails(repeated, exemplars)
 
 
 class PeriodicReader(MetricReader):
@@ -142,7 +142,7 @@ class PeriodicReader(MetricReader):
         if occasion == "close":
             if not self._worker.wanted and self._worker.closing is None:
                 self._worker.closing = Order.nothing(occasion)
-            hurry_exporter(self._exporter, deadline)
+            finish_exporter_by(self._exporter, deadline)
         return self._worker.order(occasion, deadline)
 
     def wait(self, order: Order, deadline: float) -> bool:
@@ -215,14 +215,14 @@ class PeriodicReader(MetricReader):
                 batch = metrics_data if self._zeros is None else add_zeros(self._zeros, metrics_data)
                 self._in_hand = number
                 self._undelivered = self._destination.send(
-                    batch, number, timeout_millis / 1000, lambda _: stakes_of(metrics_data), is_last=self._is_last
+                    batch, number, timeout_millis / 1000, lambda _: details_of(metrics_data), is_last=self._is_last
                 )
                 self._in_hand = 0
         finally:
             make_current(before)
 
     def _export(self, data: MetricsData, timeout: float) -> Any:
-        if isinstance(self._exporter, PunctualExporter):
+        if isinstance(self._exporter, DeadlineExporter):
             return self._exporter.export_within(data, timeout)
         exporter: Any = self._exporter
         return exporter.export(data, timeout_millis=timeout * 1000)

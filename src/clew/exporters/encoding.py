@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from clew.exporters.mending import Around, mended_log, mended_metrics, mended_span, with_points
+from clew.exporters.encodable import ResourcesAndScopes, encodable_log, encodable_metrics, encodable_span, with_points
 
 Item = TypeVar("Item")
 
@@ -48,56 +48,58 @@ def encoded_metrics(data: MetricsData) -> Encoded:
             return metric
         return with_points(
             metric,
-            _encodable(
+            _keep_encodable(
                 metric.data.data_points,
                 lambda point: _try(encode_metrics, _alone(with_points(metric, [point]))),
                 encoded,
             ),
         )
 
-    encoded.message = encode_metrics(mended_metrics(data, keep))
+    encoded.message = encode_metrics(encodable_metrics(data, keep))
     return encoded
 
 
 def encoded_spans(batch: Sequence[ReadableSpan]) -> Encoded:
     """Encode spans; one that cannot be encoded is left out."""
-    return _items(batch, encode_spans, mended_span)
+    return _items(batch, encode_spans, encodable_span)
 
 
 def encoded_logs(batch: Sequence[ReadableLogRecord]) -> Encoded:
     """Encode log records; one that cannot be encoded is left out."""
-    return _items(batch, encode_logs, mended_log)
+    return _items(batch, encode_logs, encodable_log)
 
 
 def _items(
-    batch: Sequence[Item], encode: Callable[[Sequence[Item]], Any], mend: Callable[[Item, Around], Item]
+    batch: Sequence[Item],
+    encode: Callable[[Sequence[Item]], Any],
+    to_encodable: Callable[[Item, ResourcesAndScopes], Item],
 ) -> Encoded:
     message, _ = _try(encode, batch)
     if message is not None:
         return Encoded(message)
     encoded = Encoded(None)
-    around = Around()
-    mended: list[Item] = []
+    shared = ResourcesAndScopes()
+    kept: list[Item] = []
 
     def check(item: Item) -> tuple[Any, str]:
         message, reason = _try(encode, [item])
         if message is None:
             try:
-                item = mend(item, around)
+                item = to_encodable(item, shared)
             except Exception as error:
                 return None, _reason(error)
             message, reason = _try(encode, [item])
         if message is not None:
-            mended.append(item)
+            kept.append(item)
         return message, reason
 
-    _encodable(batch, check, encoded)
-    encoded.message = encode(mended)
+    _keep_encodable(batch, check, encoded)
+    encoded.message = encode(kept)
     return encoded
 
 
-def _encodable(items: Sequence[Item], check: Callable[[Item], tuple[Any, str]], encoded: Encoded) -> list[Item]:
-    """Return the items that can be encoded, and tell of the others."""
+def _keep_encodable(items: Sequence[Item], check: Callable[[Item], tuple[Any, str]], encoded: Encoded) -> list[Item]:
+    """Return the items that can be encoded; count the others in `encoded`, with the reason."""
     kept: list[Item] = []
     for item in items:
         message, reason = check(item)
@@ -114,22 +116,22 @@ def _alone(metric: Metric) -> MetricsData:
     return MetricsData([ResourceMetrics(Resource({}), [scope], "")])
 
 
-class _Heard(threading.local):
+class _EncoderLog(threading.local):
     is_listening = False
     has_failed = False
 
 
-_heard = _Heard()
+_encoder_log = _EncoderLog()
 
 
 def _listen() -> None:
-    """Let an attribute that is left out be known, whatever the application has set for the encoders' logger."""
+    """Notice when the encoders log an attribute that they leave out, at whatever level the application has set."""
     encoders = logging.getLogger("opentelemetry.exporter.otlp.proto.common._internal")
     say = encoders.exception
 
     def exception(*args: Any, **kwargs: Any) -> None:
-        if _heard.is_listening:
-            _heard.has_failed = True
+        if _encoder_log.is_listening:
+            _encoder_log.has_failed = True
         else:
             say(*args, **kwargs)
 
@@ -140,15 +142,15 @@ _listen()
 
 
 def _try(encode: Callable[[Any], Any], batch: Any) -> tuple[Any, str]:
-    """Encode; return the message, or None and why it is not what was to be encoded."""
-    _heard.is_listening, _heard.has_failed = True, False
+    """Return the message of a batch, or None and the reason why not all of it could be encoded."""
+    _encoder_log.is_listening, _encoder_log.has_failed = True, False
     try:
         message = encode(batch)
     except Exception as error:
         return None, _reason(error)
     finally:
-        _heard.is_listening = False
-    return (None, "an attribute cannot be encoded") if _heard.has_failed else (message, "")
+        _encoder_log.is_listening = False
+    return (None, "an attribute cannot be encoded") if _encoder_log.has_failed else (message, "")
 
 
 def _reason(error: Exception) -> str:

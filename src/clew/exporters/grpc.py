@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
-from clew.exporters.road import Answer
+from clew.exporters.transport import Answer
 from clew.interpreter import forks
 from clew.interpreter.weak import WeakCollection
 from clew.settings import OtlpSettings
@@ -32,18 +32,18 @@ _RETRYABLE = (
     grpc.StatusCode.DATA_LOSS,
 )
 _DEAD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
-"""After these the connection is made anew: gRPC would wait long on one that nobody answers on any more."""
+"""After these the channel is made anew: gRPC would wait long for an answer on one whose other end is gone."""
 _REFUSING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_PERHAPS_ODD = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
+_PERHAPS_OTHER_PROTOCOL = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 _NOBODY = ("Connection refused", "DNS resolution failed", "timed out", "CERTIFICATE_VERIFY_FAILED")
-"""What gRPC says where nobody is there, or somebody who speaks the right thing."""
+"""What gRPC says where nobody listens, or where the right protocol is spoken."""
 _TAKES_NOTHING = (
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.NOT_FOUND,
 )
-"""What an endpoint answers whatever is in the call."""
+"""The answers that do not depend on what is in the request."""
 _COMPRESSION = {
     "none": grpc.Compression.NoCompression,
     "gzip": grpc.Compression.Gzip,
@@ -60,21 +60,21 @@ _OPTIONS = (
 
 _FORKED = (
     "this process was forked while a gRPC call was under way, after which gRPC would crash it; "
-    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf has no such trouble"
+    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf does not have this problem"
 )
 _PAUSE_SECONDS = (0.05, 1.0)
-"""How long a fork waits for a call to end by itself, and then for one that was cut off."""
+"""How long a fork waits for a call to end by itself, and then for one that was cancelled."""
 
 _transports: WeakCollection[GrpcTransport] = WeakCollection()
 _broken = False
 
 
 class GrpcTransport:
-    """Calls ``Export`` of one signal's service; bytes in, bytes out.
+    """Calls ``Export`` of one signal's service, with bytes.
 
     A child that is forked during a call and uses gRPC is ended by gRPC with SIGABRT (seen with grpcio 1.85). So a fork
-    waits for the call, cuts it off if it lasts, and the parent makes it again; where even that failed, the child does
-    without gRPC.
+    waits for the call, cancels it if it takes long, and the parent makes it again; where even that fails, the child
+    does not use gRPC.
     """
 
     def __init__(self, settings: OtlpSettings) -> None:
@@ -82,13 +82,13 @@ class GrpcTransport:
         self._metadata = settings.headers
         self._credentials: Any = None
         if not settings.insecure:
-            given = load_credentials(settings.credential_provider, grpc.ChannelCredentials)
-            self._credentials = given or grpc.ssl_channel_credentials(
+            provided = load_credentials(settings.credential_provider, grpc.ChannelCredentials)
+            self._credentials = provided or grpc.ssl_channel_credentials(
                 _content(settings.certificate), _content(settings.client_key), _content(settings.client_certificate)
             )
         self._calling = threading.Lock()
         self.paused = False
-        self._cut_off = False
+        self._was_cancelled = False
         _transports.add(self)
         if not _broken:
             self._open()
@@ -120,21 +120,21 @@ class GrpcTransport:
         return Answer(body=body)
 
     def close(self) -> None:
-        """Give the channel up, and with it a call under way."""
+        """Close the channel, and end a call under way."""
         if not _broken:
             self._channel.close()
 
     def pause(self) -> None:
-        """Let no call be under way, before a fork."""
+        """Wait until no call is under way, before a fork."""
         short, long = _PAUSE_SECONDS
         self.paused = self._calling.acquire(timeout=short)
         if not self.paused:
-            self._cut_off = True
+            self._was_cancelled = True
             self._channel.close()
             self.paused = self._calling.acquire(timeout=long)
 
     def resume(self) -> None:
-        """Go on in the parent, after a fork."""
+        """Allow calls again in the parent, after a fork."""
         if self.paused:
             self.paused = False
             self._calling.release()
@@ -146,8 +146,8 @@ class GrpcTransport:
 
     def _failure(self, error: Any, timeout: float) -> Answer:
         code = error.code()
-        pause = 0.0 if self._cut_off else _asked_pause(error)
-        self._cut_off = False
+        pause = 0.0 if self._was_cancelled else _asked_pause(error)
+        self._was_cancelled = False
         if code in _DEAD:
             self._channel.close()
             self._open()
@@ -155,14 +155,14 @@ class GrpcTransport:
             return Answer(f"no answer within {timeout:.3g} s", retry=True, pause=pause)
         retry = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and pause is not None)
         details = str(error.details())
-        is_odd = code in _PERHAPS_ODD and not any(text in details for text in _NOBODY)
+        may_be_other_protocol = code in _PERHAPS_OTHER_PROTOCOL and not any(text in details for text in _NOBODY)
         return Answer(
             f"gRPC {code.name}: {details}",
             retry=retry,
             pause=pause,
             refused=code in _REFUSING and not retry,
-            is_odd=is_odd,
-            may_take_others=not retry and code not in _TAKES_NOTHING,
+            may_be_other_protocol=may_be_other_protocol,
+            retry_without_zeros=not retry and code not in _TAKES_NOTHING,
         )
 
 

@@ -18,8 +18,8 @@ from requests.adapters import HTTPAdapter
 
 from clew.__about__ import __version__
 from clew.exporters.credentials import load_credentials
-from clew.exporters.punctual import PunctualAdapter, over_by
-from clew.exporters.road import Answer, excerpt
+from clew.exporters.http_connections import DeadlineAdapter, time_limit
+from clew.exporters.transport import Answer, excerpt
 from clew.settings import OtlpSettings
 from clew.settings.problems import masked_url
 
@@ -29,9 +29,9 @@ _PATHS = (
     "OTEL_EXPORTER_OTLP_ENDPOINT gets /v1/metrics and its kin added, the variables for one signal are taken as they are"
 )
 _TAKES_NOTHING = (401, 402, 403, 404, 405, 407, 410)
-"""What an endpoint answers whatever is in the request."""
+"""The answers that do not depend on what is in the request."""
 _LONGEST_ANSWER = 65_536
-"""In bytes: what is read of an answer."""
+"""In bytes; an answer is read up to here."""
 
 
 class HttpTransport:
@@ -42,7 +42,7 @@ class HttpTransport:
         self._session = requests.Session() if session is None else session
         for prefix, adapter in list(self._session.adapters.items()):
             if type(adapter) is HTTPAdapter:  # one of a plug-in's own stays as it is
-                self._session.mount(prefix, PunctualAdapter(max_retries=adapter.max_retries))
+                self._session.mount(prefix, DeadlineAdapter(max_retries=adapter.max_retries))
         self._url = settings.endpoint
         self._compression = settings.compression
         self._headers = {
@@ -61,11 +61,11 @@ class HttpTransport:
             self._options["auth"] = _authentication(settings.endpoint)
 
     def send(self, payload: bytes, timeout: float) -> Answer:
-        """Make one attempt that is over within `timeout` seconds, however slowly anything comes or is taken."""
+        """Make one attempt that ends within `timeout` seconds, however slowly the endpoint reads or answers."""
         deadline = time.monotonic() + timeout
         try:
             with (
-                over_by(deadline),
+                time_limit(deadline),
                 self._session.post(
                     self._url,
                     data=self._compressed(payload),
@@ -84,18 +84,18 @@ class HttpTransport:
             if time.monotonic() >= deadline:
                 return Answer(_late(error, timeout), retry=True)
             text = _innermost(error)
-            return Answer(f"the TLS connection failed: {text}", is_odd="CERTIFICATE" not in text.upper())
+            return Answer(f"the TLS connection failed: {text}", may_be_other_protocol="CERTIFICATE" not in text.upper())
         except requests.exceptions.ConnectionError as error:
             if time.monotonic() >= deadline:
                 return Answer(_late(error, timeout), retry=True)
-            return Answer(_innermost(error), retry=True, is_odd=not _is_absent(error))
+            return Answer(_innermost(error), retry=True, may_be_other_protocol=not _is_absent(error))
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader, OSError) as error:
             return Answer(_innermost(error))
         except Exception as error:  # what urllib3 raises while the body is read
             return Answer(_innermost(error), retry=True)
 
     def close(self) -> None:
-        """Give the connections up."""
+        """Close the connections."""
         self._session.close()
 
     def _compressed(self, payload: bytes) -> bytes:
@@ -105,7 +105,7 @@ class HttpTransport:
 
 
 def _authentication(url: str) -> Any:
-    """Return what a user and password in the URL mean; otherwise nothing, so that no .netrc overrules the headers."""
+    """Return the user and password of the URL, or else an authentication that adds nothing, where .netrc would."""
     parts = urlsplit(url)
     if parts.username is not None:
         return unquote(parts.username), unquote(parts.password or "")
@@ -119,10 +119,10 @@ def _answer(response: requests.Response, body: bytes) -> Answer:
         return Answer(body=body, media=media)
     reason = f"HTTP {status} {response.reason or ''}".rstrip()
     if 300 <= status < 400:
-        place = masked_url(response.headers.get("location", "nowhere"))
-        return Answer(f"{reason} to {place}; redirects are not followed")
-    told = _status_message(body) if "protobuf" in media else excerpt(body) if body else ""
-    reason = f"{reason}: {told}" if told else reason
+        target = masked_url(response.headers.get("location", "nowhere"))
+        return Answer(f"{reason} to {target}; redirects are not followed")
+    explanation = _status_message(body) if "protobuf" in media else excerpt(body) if body else ""
+    reason = f"{reason}: {explanation}" if explanation else reason
     if status == 404:
         reason = f"{reason}; is the path the right one? {_PATHS}"
     retry = status in _RETRYABLE
@@ -131,7 +131,7 @@ def _answer(response: requests.Response, body: bytes) -> Answer:
         retry=retry,
         pause=_retry_after(response.headers.get("retry-after")),
         refused=status in _REFUSING,
-        may_take_others=not retry and status not in _TAKES_NOTHING,
+        retry_without_zeros=not retry and status not in _TAKES_NOTHING,
     )
 
 
@@ -166,7 +166,7 @@ def _late(error: BaseException, timeout: float) -> str:
 
 
 def _is_absent(error: BaseException) -> bool:
-    """Tell whether nobody was there to say anything."""
+    """Tell whether nobody listens at the endpoint."""
     return isinstance(_bottom(error), (ConnectionRefusedError, socket.gaierror)) or "NewConnectionError" in repr(error)
 
 

@@ -1,4 +1,4 @@
-"""The OTLP exporters: one for each signal, over gRPC or HTTP; all they need is handed over as `OtlpSettings`.
+"""The OTLP exporters: one for each signal, over gRPC or HTTP, as `OtlpSettings` describe it.
 
 OpenTelemetry's own encoders and protobuf classes make the bytes. Its exporters are not used since they take no deadline
 for an export, count any answer under 400 as a success, do not read how much the endpoint rejected, log each attempt,
@@ -22,9 +22,9 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from clew.delivery.destination import Stakes, UndeliveredError
+from clew.delivery.destination import LossDetails, UndeliveredError
 from clew.delivery.zeros import WithZeros
-from clew.exporters.road import Road, Sending
+from clew.exporters.attempts import Delivery, PendingRequest
 from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 class _OtlpExporter:
-    """What the three exporters share beyond OpenTelemetry's interface."""
+    """What the three exporters have in common beyond OpenTelemetry's interface."""
 
     def __init__(self, settings: OtlpSettings) -> None:
         self.label = settings.label
         self._settings = settings
-        self._road = Road(settings, self._response, self._rejected)
+        self._delivery = Delivery(settings, self._response, self._rejected)
         self._operations: ExporterMetrics | None = None
 
     @staticmethod
@@ -53,27 +53,31 @@ class _OtlpExporter:
         raise NotImplementedError
 
     def _deliver(
-        self, batch: Any, timeout: float, encode: Callable[[Any], Encoded], stakes_of: Callable[[Sending], Stakes]
+        self,
+        batch: Any,
+        timeout: float,
+        encode: Callable[[Any], Encoded],
+        details_of: Callable[[PendingRequest], LossDetails],
     ) -> None:
         """Encode a batch and send it within `timeout` seconds; raise `UndeliveredError` where not all arrived."""
-        from clew.exporters.parts import Part, cut
+        from clew.exporters.splitting import ExportRequest, split
 
         end = time.monotonic() + timeout
         encoded = encode(batch)
-        parts = cut(encoded.message, self._settings.max_export_bytes)
-        zeros = [part.zeros for part in parts]
-        items = sum(part.items for part in parts) + encoded.left_out
+        requests = split(encoded.message, self._settings.max_export_bytes)
+        zeros = [request.zeros for request in requests]
+        items = sum(request.items for request in requests) + encoded.left_out
         measured = nullcontext() if self._operations is None else self._operations.export(items)
         with measured as outcome:
-            failed = self._road.deliver([part for part in parts if part.items], end - time.monotonic())
+            failed = self._delivery.deliver([each for each in requests if each.items], end - time.monotonic())
             if encoded.left_out:
-                nowhere = Part(None, encoded.left_out)
-                failed.append(Sending(nowhere, missing=nowhere.items, reason=encoded.reason, refused=True))
-            error = undelivered(failed, len(parts), items, stakes_of) if failed else None
+                unsent = ExportRequest(None, encoded.left_out)
+                failed.append(PendingRequest(unsent, missing=unsent.items, reason=encoded.reason, refused=True))
+            error = undelivered(failed, len(requests), items, details_of) if failed else None
             if outcome is not None:
                 outcome.error = error
         if isinstance(batch, WithZeros):
-            batch.settle([(part.taken, number) for part, number in zip(parts, zeros, strict=True)])
+            batch.settle([(request.taken, number) for request, number in zip(requests, zeros, strict=True)])
         if error is not None:
             raise error
 
@@ -85,17 +89,17 @@ class _OtlpExporter:
         is_grpc = settings.protocol == GRPC
         self._operations = ExporterMetrics(provider, settings.signal, grpc=is_grpc, endpoint=settings.endpoint)
 
-    def hurry(self, deadline: float) -> None:
-        """End what is under way by the deadline (of `time.monotonic`), and wait for no endpoint that never worked."""
-        self._road.hurry(deadline)
+    def finish_by(self, deadline: float) -> None:
+        """End what is under way by the deadline (of `time.monotonic`); do not wait for an endpoint never reached."""
+        self._delivery.finish_by(deadline)
 
     def restart_in_child(self) -> None:
         """Forget, after a fork, the connection that belongs to the parent."""
-        self._road.restart_in_child()
+        self._delivery.restart_in_child()
 
     def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
         """Close the connection; nothing is buffered here."""
-        self._road.close()
+        self._delivery.close()
 
     def force_flush(self, timeout_millis: float = 0) -> bool:
         """Nothing is buffered here."""
@@ -128,7 +132,7 @@ class OtlpMetricExporter(_OtlpExporter, MetricExporter):
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
         from clew.exporters.encoding import encoded_metrics
 
-        self._deliver(batch, timeout, encoded_metrics, _stakes_of_points)
+        self._deliver(batch, timeout, encoded_metrics, _details_of_points)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -153,7 +157,7 @@ class OtlpSpanExporter(_OtlpExporter, SpanExporter):
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
         from clew.exporters.encoding import encoded_spans
 
-        self._deliver(batch, timeout, encoded_spans, _nothing_else)
+        self._deliver(batch, timeout, encoded_spans, _no_details)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -178,7 +182,7 @@ class OtlpLogExporter(_OtlpExporter, LogRecordExporter):
         """Export within `timeout` seconds, retries included; raise `UndeliveredError` where that failed."""
         from clew.exporters.encoding import encoded_logs
 
-        self._deliver(batch, timeout, encoded_logs, _nothing_else)
+        self._deliver(batch, timeout, encoded_logs, _no_details)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Export; raise `UndeliveredError` where that failed."""
@@ -187,33 +191,33 @@ class OtlpLogExporter(_OtlpExporter, LogRecordExporter):
 
 
 def undelivered(
-    failed: Sequence[Sending], requests: int, items: int, stakes_of: Callable[[Sending], Stakes]
+    failed: Sequence[PendingRequest], requests: int, items: int, details_of: Callable[[PendingRequest], LossDetails]
 ) -> UndeliveredError:
-    """Return the error that tells of an export of which something did not arrive."""
-    reason, missing = failed[0].reason, sum(sending.missing for sending in failed)
-    is_refused = all(sending.refused for sending in failed)
+    """Return the error for an export of which something did not arrive."""
+    reason, missing = failed[0].reason, sum(pending.missing for pending in failed)
+    is_refused = all(pending.refused for pending in failed)
     if requests > 1 and not is_refused:
         reason = f"{missing} of {items}, in {len(failed)} of {requests} requests: {reason}"
-    stakes = [stakes_of(sending) for sending in failed]
+    details = [details_of(pending) for pending in failed]
     return UndeliveredError(
         reason,
         missing,
         refused=is_refused,
-        stakes=Stakes(sum(each.again for each in stakes), sum(each.exemplars for each in stakes)),
+        details=LossDetails(sum(each.repeated for each in details), sum(each.exemplars for each in details)),
     )
 
 
-def _nothing_else(sending: Sending) -> Stakes:
-    return Stakes()
+def _no_details(pending: PendingRequest) -> LossDetails:
+    return LossDetails()
 
 
-def _stakes_of_points(sending: Sending) -> Stakes:
-    if sending.missing < sending.part.items:
-        return Stakes()  # which of them the endpoint did not take is not known
-    from clew.exporters.parts import count_exemplars, count_once
+def _details_of_points(pending: PendingRequest) -> LossDetails:
+    if pending.missing < pending.request.items:
+        return LossDetails()  # which of them the endpoint did not take is not known
+    from clew.exporters.splitting import count_exemplars, count_once
 
-    message = sending.part.message
+    message = pending.request.message
     if message is None:
-        return Stakes()
-    again = 0 if sending.refused else sending.missing - count_once(message)
-    return Stakes(again, count_exemplars(message))
+        return LossDetails()
+    repeated = 0 if pending.refused else pending.missing - count_once(message)
+    return LossDetails(repeated, count_exemplars(message))

@@ -1,7 +1,7 @@
-"""Why nothing is understood at an endpoint: whether it speaks TLS, and whether HTTP/1 or gRPC, asked of it.
+"""Which protocol an endpoint speaks, asked of the endpoint itself: TLS or not, HTTP/1 or gRPC.
 
-What a connection ends with is seldom the reason: a server that wants TLS resets a plain one, gRPC reads an answer of
-HTTP/1 as a frame that it does not know.
+The error that ends a connection seldom tells: a server that expects TLS resets a plain connection, and gRPC reads an
+answer of HTTP/1 as a frame that it does not know.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC
 
 Spoken = Literal["http", "grpc"] | None
-"""HTTP/1, or HTTP/2, on which gRPC is built; None for what is not known."""
+"""HTTP/1, or HTTP/2, on which gRPC is built; None where it is not known."""
 
 _LONGEST_SECONDS = 2.0
 _QUESTION = b"OPTIONS * HTTP/1.1\r\nhost: endpoint\r\nconnection: close\r\n\r\n"
 
 
-def mismatch(settings: OtlpSettings, timeout: float) -> str | None:
-    """Ask an endpoint what it speaks; return what is wrong with the settings, None where that is not known."""
-    place = _place(settings)
-    if place is None:
+def explain_protocol_mismatch(settings: OtlpSettings, timeout: float) -> str | None:
+    """Return how the settings differ from what the endpoint speaks; None where that is not known."""
+    address = _address(settings)
+    if address is None:
         return None
-    host, port = place
+    host, port = address
     timeout = min(timeout / 3, _LONGEST_SECONDS)
     is_tls = False
     for is_secure, ask in ((True, _ask_over_tls), (True, _ask_for_http2), (False, _ask)):
@@ -40,27 +40,27 @@ def mismatch(settings: OtlpSettings, timeout: float) -> str | None:
             continue
         is_tls = is_tls or is_secure
         if spoken is not None:
-            return _difference(settings, is_secure=is_secure, spoken=spoken)
-    return _difference(settings, is_secure=True, spoken=None) if is_tls else None
+            return _mismatch(settings, is_secure=is_secure, spoken=spoken)
+    return _mismatch(settings, is_secure=True, spoken=None) if is_tls else None
 
 
-def _difference(settings: OtlpSettings, *, is_secure: bool, spoken: Spoken) -> str | None:
+def _mismatch(settings: OtlpSettings, *, is_secure: bool, spoken: Spoken) -> str | None:
     wants_tls = not settings.insecure if settings.protocol == GRPC else settings.endpoint.startswith("https:")
-    wrong: list[str] = []
+    differences: list[str] = []
     if is_secure and not wants_tls:
-        wrong.append("TLS is spoken there, so the endpoint is one that begins with https://")
+        differences.append("TLS is spoken there, so the endpoint is one that begins with https://")
     if wants_tls and not is_secure:
-        wrong.append("no TLS is spoken there, so the endpoint is one that begins with http://")
+        differences.append("no TLS is spoken there, so the endpoint is one that begins with http://")
     if spoken == "http" and settings.protocol == GRPC:
-        wrong.append(
+        differences.append(
             "HTTP/1 is spoken there and not gRPC: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or gRPC's own port"
         )
     if spoken == "grpc" and settings.protocol != GRPC:
-        wrong.append("gRPC is spoken there and not HTTP/1: OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or HTTP's own port")
-    return "; ".join(wrong) or None
+        differences.append("gRPC is spoken there and not HTTP/1: OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or HTTP's own port")
+    return "; ".join(differences) or None
 
 
-def _place(settings: OtlpSettings) -> tuple[str, int] | None:
+def _address(settings: OtlpSettings) -> tuple[str, int] | None:
     text = settings.endpoint if "://" in settings.endpoint else f"//{settings.endpoint}"
     try:
         url = urlsplit(text)
@@ -87,7 +87,7 @@ def _ask_for_http2(host: str, port: int, timeout: float) -> Spoken:
 @contextmanager
 def _secured(host: str, port: int, timeout: float, *protocols: str) -> Generator[ssl.SSLSocket]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # nothing is sent but the question what is spoken
+    context.check_hostname = False  # nothing is sent that anybody might read
     context.verify_mode = ssl.CERT_NONE
     if protocols:
         context.set_alpn_protocols(list(protocols))

@@ -1,4 +1,4 @@
-"""Connections of `requests` on which all that is done is over by one deadline.
+"""Connections of `requests` on which everything ends by one deadline.
 
 The timeouts of `requests` are for each address of a host, each read and each write: an endpoint that answers or takes
 a byte a second is never timed out. Here each step gets the time that is left, and names are looked up in a thread of
@@ -38,8 +38,8 @@ _deadline: ContextVar[float] = ContextVar("clew-deadline", default=math.inf)
 
 
 @contextmanager
-def over_by(deadline: float) -> Generator[None]:
-    """Let what this thread does on these connections be over by the deadline (of `time.monotonic`)."""
+def time_limit(deadline: float) -> Generator[None]:
+    """Limit what this thread does on these connections inside the block to the deadline (of `time.monotonic`)."""
     _deadline.set(deadline)
     try:
         yield
@@ -59,7 +59,7 @@ def _left() -> float | None:
 
 
 class _Reader(io.RawIOBase):
-    """What comes over a socket, each read within the time that is left."""
+    """The bytes from a socket, each read within the time that is left."""
 
     def __init__(self, connected: Any) -> None:
         self._socket = connected
@@ -91,7 +91,7 @@ class _Connection(HTTPConnection):
     response_class = _Response
 
     def _new_conn(self) -> socket.socket:
-        trouble: OSError | None = None
+        failure: OSError | None = None
         try:
             for address in _addresses(self.host, self.port):
                 try:
@@ -105,14 +105,14 @@ class _Connection(HTTPConnection):
                 except TimeoutError:
                     raise
                 except OSError as error:
-                    trouble = error
+                    failure = error
                 else:
                     return connected
         except TimeoutError as error:
             raise ConnectTimeoutError(self, f"not connected to {self.host} in time") from error
         except OSError as error:
-            trouble = error
-        raise NewConnectionError(self, f"not connected to {self.host}: {trouble}") from trouble
+            failure = error
+        raise NewConnectionError(self, f"not connected to {self.host}: {failure}") from failure
 
     def send(self, data: Any) -> None:
         if self.sock is None and self.auto_open:
@@ -141,8 +141,8 @@ class _SecurePool(HTTPSConnectionPool):
 _POOLS: Any = {"http": _Pool, "https": _SecurePool}
 
 
-class PunctualAdapter(HTTPAdapter):
-    """Connects a session of `requests` over these connections, through a proxy too."""
+class DeadlineAdapter(HTTPAdapter):
+    """Gives a session of `requests` connections that end by a deadline, through a proxy too."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools of connections."""
@@ -158,7 +158,7 @@ class PunctualAdapter(HTTPAdapter):
 
 
 class _LookUp:
-    """A name that is being looked up, which cannot be given up in the middle."""
+    """The look-up of a host name, which cannot be interrupted."""
 
     def __init__(self, host: str, port: int) -> None:
         self._place = host, port
@@ -181,7 +181,7 @@ _look_ups: dict[tuple[str, int], _LookUp] = {}
 
 
 def _addresses(host: str, port: int) -> list[str]:
-    """Look up a host within the time that is left; a look-up that hangs is waited for again the next time."""
+    """Return the addresses of a host; a look-up that takes longer than there is time goes on for the next attempt."""
     host = host.strip("[]")
     try:
         ipaddress.ip_address(host)

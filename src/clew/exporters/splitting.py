@@ -1,9 +1,9 @@
-"""Exports cut by their size in bytes: receivers refuse a message that is too long, and all that is in it.
+"""Exports split by their size in bytes: receivers refuse a message that is too long, with all that is in it.
 
-What is within the bound stays as it is. What is longer becomes several parts, each a request of its own with the
-resource, scope and metric that its items belong to. Data points that stand beside each other in one metric and have
-equal attributes (a zero and the first point after it) stay together. One that is over the bound alone is a part of its
-own: it is the receiver's to refuse.
+What is within the limit stays as it is. What is longer becomes several requests, each with the resource, scope and
+metric that its items belong to. Data points that stand beside each other in one metric and have equal attributes (a
+zero and the first point after it) stay together. One that is over the limit by itself is a request of its own, for the
+receiver to refuse.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ _ITEMS = {"resource_metrics": "data_points", "resource_spans": "spans", "resourc
 
 
 @dataclass(slots=True, eq=False)
-class Part:
-    """One request: an ``Export…ServiceRequest``, and how many data points, spans or log records are in it.
+class ExportRequest:
+    """One request to an endpoint.
 
-    `zeros` is how many points of zero stand before others in it, which are no items of their own; `taken` whether the
-    endpoint has taken the request, with or without them.
+    Attributes:
+        message: An ``Export…ServiceRequest``.
+        items: The number of its data points, spans or log records.
+        size: In bytes, or a few more.
+        zeros: The number of points of zero that stand before others in it, which do not count as items.
+        taken: Whether the endpoint has taken it, with or without its zeros.
     """
 
     message: Any
     items: int = 0
     size: int = 0
-    """In bytes, or a few more."""
     zeros: int = 0
     taken: bool = False
 
     def leave_out_zeros(self) -> None:
-        """Leave the points of zero out, and all others as they are."""
+        """Remove the points of zero from the message."""
         for resource in self.message.resource_metrics:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
@@ -53,25 +56,27 @@ class Part:
                         at += len(group) - number
 
 
-def cut(message: Any, limit: int) -> list[Part]:
+def split(message: Any, limit: int) -> list[ExportRequest]:
     """Return the requests that carry all that an ``Export…ServiceRequest`` holds, each within `limit` bytes."""
     size = message.ByteSize()
     if size <= limit:
         zeros = [(_zeros_in(group), len(group)) for _, group in _groups(message)]
         in_all = sum(number for number, _ in zeros)
-        return [Part(message, sum(number for _, number in zeros) - in_all, size, in_all)]
-    parts: list[_Growing] = []
-    heads: list[_Head] = []
+        return [ExportRequest(message, sum(number for _, number in zeros) - in_all, size, in_all)]
+    requests: list[_GrowingRequest] = []
+    envelopes: list[_Envelope] = []
     for chain, group in _groups(message):
-        heads = [
-            heads[depth] if depth < len(heads) and heads[depth].original is original else _Head(original)
+        envelopes = [
+            envelopes[depth]
+            if depth < len(envelopes) and envelopes[depth].original is original
+            else _Envelope(original)
             for depth, original in enumerate(chain)
         ]
         size = sum(item.ByteSize() + _FRAME for item in group)
-        if not parts or parts[-1].size_with(heads, size) > limit:
-            parts.append(_Growing(type(message)(), _root(message)))
-        parts[-1].add(heads, group, size)
-    return [Part(part.message, part.items, part.size, part.zeros) for part in parts]
+        if not requests or requests[-1].size_with(envelopes, size) > limit:
+            requests.append(_GrowingRequest(type(message)(), _root(message)))
+        requests[-1].add(envelopes, group, size)
+    return [ExportRequest(each.message, each.items, each.size, each.zeros) for each in requests]
 
 
 def single(message: Any) -> Iterator[Any]:
@@ -101,11 +106,11 @@ def _temporality(data: Any) -> Any:
 
 
 Chain = tuple[Any, ...]
-"""What an item stands in, from the outside in: resource, scope and, for a data point, the metric."""
+"""What an item is part of, from the outside in: resource, scope and, for a data point, the metric."""
 
 
-class _Head:
-    """A resource, scope or metric without what is inside, to stand around some of it."""
+class _Envelope:
+    """A resource, scope or metric without its contents, to be put around some of them."""
 
     __slots__ = ("bare", "original", "size")
 
@@ -116,8 +121,8 @@ class _Head:
         self.size: int = self.bare.ByteSize() + 2 * _FRAME  # twice, since the points of a metric are one level deeper
 
 
-class _Growing:
-    """A request that takes items until it is long enough."""
+class _GrowingRequest:
+    """A request that takes items until it has reached its limit."""
 
     def __init__(self, message: Any, root: str) -> None:
         self.message = message
@@ -125,33 +130,33 @@ class _Growing:
         self.zeros = 0
         self.size = 0
         self._root = root
-        self._heads: list[_Head] = []
-        """What the last item stands in."""
+        self._envelopes: list[_Envelope] = []
+        """The resource, scope and metric of the last item."""
         self._copies: list[Any] = []
         """The same, in this request."""
 
-    def size_with(self, heads: Sequence[_Head], size: int) -> int:
-        """Return how long it would be with items of `size` bytes that stand in these."""
-        opened: int = sum(head.size for head in heads[self._shared(heads) :])
+    def size_with(self, envelopes: Sequence[_Envelope], size: int) -> int:
+        """Return how long it would be with further items of `size` bytes inside these envelopes."""
+        opened: int = sum(envelope.size for envelope in envelopes[self._shared(envelopes) :])
         return self.size + size + opened
 
-    def add(self, heads: list[_Head], group: Sequence[Any], size: int) -> None:
+    def add(self, envelopes: list[_Envelope], group: Sequence[Any], size: int) -> None:
         """Add items that stay together."""
-        self.size = self.size_with(heads, size)
+        self.size = self.size_with(envelopes, size)
         zeros = _zeros_in(group)
         self.items += len(group) - zeros
         self.zeros += zeros
-        shared = self._shared(heads)
+        shared = self._shared(envelopes)
         del self._copies[shared:]
-        for level, head in zip(_LEVELS[self._root][shared:], heads[shared:], strict=True):
+        for level, envelope in zip(_LEVELS[self._root][shared:], envelopes[shared:], strict=True):
             copy = getattr(self._copies[-1] if self._copies else self.message, level).add()
-            copy.CopyFrom(head.bare)
+            copy.CopyFrom(envelope.bare)
             self._copies.append(copy)
-        self._heads = heads
+        self._envelopes = envelopes
         _items_of(self._copies[-1], self._root).extend(group)
 
-    def _shared(self, heads: Sequence[_Head]) -> int:
-        return sum(ours is theirs for ours, theirs in zip(self._heads, heads, strict=False))
+    def _shared(self, envelopes: Sequence[_Envelope]) -> int:
+        return sum(ours is theirs for ours, theirs in zip(self._envelopes, envelopes, strict=False))
 
 
 def _root(message: Any) -> str:
@@ -160,7 +165,7 @@ def _root(message: Any) -> str:
 
 
 def _groups(message: Any) -> Iterator[tuple[Chain, Sequence[Any]]]:
-    """Go through the items, those together that have to stay together."""
+    """Yield the items in the groups that have to stay together, each group with its resource, scope and metric."""
     root = _root(message)
     below = _LEVELS[root][1]
     for resource in getattr(message, root):
@@ -175,7 +180,7 @@ def _groups(message: Any) -> Iterator[tuple[Chain, Sequence[Any]]]:
 
 
 def _groups_of(points: Iterable[Any]) -> Iterator[Sequence[Any]]:
-    """Go through data points, those together that stand beside each other with equal attributes."""
+    """Yield data points in groups: those beside each other with equal attributes."""
     group: list[Any] = []
     for point in list(points):
         if group and point.attributes != group[-1].attributes:
@@ -207,7 +212,7 @@ _INSIDE = frozenset(_ITEMS.values()).union(*_LEVELS.values())
 
 
 def _copy_bare(original: Any, copy: Any) -> None:
-    """Copy a resource, scope or metric without what is inside."""
+    """Copy a resource, scope or metric without its contents."""
     for field, value in original.ListFields():
         if field.name in _INSIDE:
             continue

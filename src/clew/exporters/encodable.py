@@ -22,8 +22,8 @@ _LATEST = 2**64 - 1
 """In nanoseconds."""
 
 
-class Around:
-    """The resources and scopes of one batch, each mended once, so that what shared one still does."""
+class ResourcesAndScopes:
+    """The resources and scopes of one batch, each copied once, so that items that shared one still do."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, Any]] = {}
@@ -48,14 +48,14 @@ class Around:
             ),
         )
 
-    def _once(self, given: T, mend: Callable[[], T]) -> T:
-        known = self._known.get(id(given))
+    def _once(self, original: T, make: Callable[[], T]) -> T:
+        known = self._known.get(id(original))
         if known is None:
-            known = self._known[id(given)] = given, mend()
+            known = self._known[id(original)] = original, make()
         return known[1]
 
 
-def mended_log(readable: ReadableLogRecord, around: Around) -> ReadableLogRecord:
+def encodable_log(readable: ReadableLogRecord, shared: ResourcesAndScopes) -> ReadableLogRecord:
     """Return a log record that can be encoded."""
     record = copy.copy(readable.log_record)
     record.body = nearest_value(record.body)
@@ -67,19 +67,19 @@ def mended_log(readable: ReadableLogRecord, around: Around) -> ReadableLogRecord
     return replace(
         readable,
         log_record=record,
-        resource=around.resource(readable.resource),
-        instrumentation_scope=around.scope(readable.instrumentation_scope),
+        resource=shared.resource(readable.resource),
+        instrumentation_scope=shared.scope(readable.instrumentation_scope),
     )
 
 
-def mended_span(span: ReadableSpan, around: Around) -> ReadableSpan:
+def encodable_span(span: ReadableSpan, shared: ResourcesAndScopes) -> ReadableSpan:
     """Return a span that can be encoded."""
     description = span.status.description
     return ReadableSpan(
         name=text_of(span.name),
         context=span.context,
         parent=span.parent,
-        resource=around.resource(span.resource),
+        resource=shared.resource(span.resource),
         attributes=_attributes(span.attributes),
         events=[
             Event(text_of(event.name), _attributes(event.attributes), _time(event.timestamp)) for event in span.events
@@ -89,21 +89,21 @@ def mended_span(span: ReadableSpan, around: Around) -> ReadableSpan:
         status=Status(span.status.status_code, None if description is None else text_of(description)),
         start_time=_time(span.start_time),
         end_time=_time(span.end_time),
-        instrumentation_scope=around.scope(span.instrumentation_scope),
+        instrumentation_scope=shared.scope(span.instrumentation_scope),
     )
 
 
-def mended_metrics(data: MetricsData, keep: Callable[[Metric], Metric]) -> MetricsData:
-    """Return metrics that can be encoded; `keep` returns a mended one without the points that cannot even so."""
-    around = Around()
+def encodable_metrics(data: MetricsData, keep: Callable[[Metric], Metric]) -> MetricsData:
+    """Return metrics that can be encoded; `keep` removes from a metric the points that even so cannot."""
+    shared = ResourcesAndScopes()
     return MetricsData(
         [
             ResourceMetrics(
-                around.resource(resource.resource),
+                shared.resource(resource.resource),
                 [
                     ScopeMetrics(
-                        around.scope(scope.scope) or InstrumentationScope(""),
-                        [keep(_mended_metric(metric)) for metric in scope.metrics],
+                        shared.scope(scope.scope) or InstrumentationScope(""),
+                        [keep(_encodable_metric(metric)) for metric in scope.metrics],
                         scope.schema_url,
                     )
                     for scope in resource.scope_metrics
@@ -121,23 +121,23 @@ def with_points(metric: Metric, points: Sequence[Any]) -> Metric:
     return replace(metric, data=replace(data, data_points=points))
 
 
-def _mended_metric(metric: Metric) -> Metric:
+def _encodable_metric(metric: Metric) -> Metric:
     metric = replace(
         metric,
         name=text_of(metric.name),
         description=text_of(metric.description or ""),
         unit=text_of(metric.unit or ""),
     )
-    return with_points(metric, [_mended_point(point) for point in metric.data.data_points])
+    return with_points(metric, [_encodable_point(point) for point in metric.data.data_points])
 
 
-def _mended_point(point: Any) -> Any:
+def _encodable_point(point: Any) -> Any:
     """Return a point whose values can be encoded; a value that is no number stays, to be found by the encoder."""
     changes: dict[str, Any] = {
         "attributes": _attributes(point.attributes),
         "time_unix_nano": _time(point.time_unix_nano),
         "start_time_unix_nano": _time(point.start_time_unix_nano),
-        "exemplars": [_mended_exemplar(exemplar) for exemplar in point.exemplars],
+        "exemplars": [_encodable_exemplar(exemplar) for exemplar in point.exemplars],
     }
     for name in ("value", "sum", "min", "max"):
         if hasattr(point, name):
@@ -145,7 +145,7 @@ def _mended_point(point: Any) -> Any:
     return replace(point, **changes)
 
 
-def _mended_exemplar(exemplar: Any) -> Any:
+def _encodable_exemplar(exemplar: Any) -> Any:
     return replace(
         exemplar,
         filtered_attributes=_attributes(exemplar.filtered_attributes),
