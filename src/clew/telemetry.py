@@ -21,8 +21,8 @@ from clew.failures import Expected
 from clew.interpreter.locks import renew_in_child
 from clew.logs import tracking
 from clew.metrics.deferred import run_deferred
-from clew.metrics.first_measurement import WatchedMeterProvider, WatchedRecorder
 from clew.metrics.recorder import PortableRecorder, Recorder
+from clew.metrics.sharded_recorder import ShardedMeterProvider, ShardedRecorder
 from clew.operations import pipeline
 from clew.operations.bind import import_bindings
 from clew.policy import policy
@@ -178,14 +178,14 @@ class Telemetry:
         """Let measurements go to the providers."""
         signals = self._signals
         meter_provider = signals.meter_provider
-        if self._is_without_code and isinstance(meter_provider, WatchedMeterProvider):
+        if self._is_without_code and isinstance(meter_provider, ShardedMeterProvider):
             meter_provider.on_first_measurement(self._start)
         else:
             self._start()
         pipeline.use(
             self._pipeline(
-                WatchedRecorder(meter_provider)
-                if isinstance(meter_provider, WatchedMeterProvider)
+                ShardedRecorder(meter_provider)
+                if isinstance(meter_provider, ShardedMeterProvider)
                 else PortableRecorder(meter_provider)
             )
         )

@@ -24,7 +24,8 @@ from stopped_clock import StoppedClock
 
 import clew
 from clew.metrics.recorder import PortableRecorder
-from clew.metrics.sharded import OwnRecorder, ShardedMeterProvider, ShardedOperation
+from clew.metrics.sharded_operation import ShardedOperation
+from clew.metrics.sharded_recorder import ShardedMeterProvider, ShardedRecorder
 from clew.operations import pipeline
 
 DELTA = dict.fromkeys((Counter, Histogram, UpDownCounter), AggregationTemporality.DELTA)
@@ -240,7 +241,7 @@ def outcome(
     provider = ShardedMeterProvider(
         made, views=clew.views(*VIEWS[views]()), exemplar_filter=clew.exemplar_filter(), shutdown_on_exit=False
     )
-    used = PortableRecorder(provider) if recorder else OwnRecorder(provider)
+    used = PortableRecorder(provider) if recorder else ShardedRecorder(provider)
     pipeline.use(pipeline.Pipeline(provider, used))
     program = Program()
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""What a measurement is handed to: the door that every recorder stands behind, and the portable one.
+"""What a measurement is handed to: the protocol of all recorders, and the portable one.
 
 A recorder is asked once for each operation, and that once for each attribute set; the answer only takes durations, in
 seconds. Recorders differ in speed, never in what arrives.
@@ -18,13 +18,16 @@ from clew.attributes import Key, Value
 from clew.metrics import sdk
 
 if TYPE_CHECKING:
-    from clew.metrics.sharded import ShardedInstrument
+    from clew.metrics.shards import Series
 
 DURATION_BOUNDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 """Upper bounds of the buckets of ``operation.duration`` in seconds: a database call, or a night's job."""
+
+OWN_SCOPE = "clew"
+"""The instrumentation scope of what is measured by `clew` itself."""
 
 NO_REQUEST = set_value(create_key("clew-no-request"), True, Context())
 """The Context of measurements that are nobody's, so that they become no exemplars."""
@@ -54,15 +57,23 @@ class OperationRecorder(Protocol):
         ...
 
 
+class InstrumentRecorder(Protocol):
+    """One of the user's instruments, in shards."""
+
+    def new_series(self, attributes: Mapping[str, Value], key: Key) -> Series:
+        """Make the series of one attribute set, whose key is `key`."""
+        ...
+
+
 class Recorder(Protocol):
-    """What an operation asks for the places of its measurements."""
+    """What operations and instruments are recorded by."""
 
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of the operation that has these attributes on ``operation.active``."""
         ...
 
-    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> ShardedInstrument | None:
-        """Return one of the user's instruments in shards; None where it has to be recorded into as it is.
+    def instrument(self, instrument: Any, bounds: Sequence[float] | None) -> InstrumentRecorder | None:
+        """Return the recorder of one of the user's instruments; None where it has to be recorded into as it is.
 
         `bounds` are those of a histogram's buckets; None for an instrument that sums.
         """
@@ -79,7 +90,7 @@ class PortableRecorder:
         self._provider = provider
         self._operations: list[_PortableOperation] = []
         sdk.guard(provider)
-        meter = provider.get_meter("clew", __version__)
+        meter = provider.get_meter(OWN_SCOPE, __version__)
         self.duration = meter.create_histogram(
             "operation.duration",
             unit="s",

@@ -14,7 +14,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry.context import Context
 
@@ -22,9 +22,6 @@ from clew.attributes import Key, Value
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics.delta import Delta
 from clew.metrics.exemplars import ExemplarCandidate
-
-if TYPE_CHECKING:
-    from clew.metrics.sharded import ShardedOperation
 
 Offer = Callable[["Interval", int, float, "Context | None"], None]
 """Offers a measurement to an interval: index of its bucket, value, Context or None for the current one."""
@@ -99,7 +96,7 @@ class Series:
         layout: Of the instrument.
         attributes: Those of the data point.
         key: The key of the user's among them, or one that stands for a limit that they are past.
-        operation: What the series belongs to, for durations of operations.
+        local: Of the operation, where the series is one of durations.
     """
 
     __slots__ = (
@@ -111,17 +108,17 @@ class Series:
         "free",
         "key",
         "layout",
-        "operation",
+        "local",
         "shards",
     )
 
     def __init__(
-        self, layout: Layout, attributes: Mapping[str, Value], key: Key, operation: ShardedOperation | None = None
+        self, layout: Layout, attributes: Mapping[str, Value], key: Key, local: OperationLocal | None = None
     ) -> None:
         self.layout = layout
         self.attributes = attributes
         self.key = key
-        self.operation = operation
+        self.local = local
         self.created = time.time_ns()
         self.shards: list[Shard] = []
         self.free: list[Shard] = []
@@ -134,12 +131,12 @@ class Series:
     def record(self, seconds: float, context: Context | None) -> None:
         """Record a run of the operation that has ended."""
         try:
-            assert self.operation is not None
-            shard = self.operation.local.shard_of(self)
+            assert self.local is not None
+            shard = self.local.shard_of(self)
             index = bisect_left(shard.bounds, seconds)
         except BaseException:  # of a signal's handler, in the middle
-            assert self.operation is not None
-            shard = self.operation.local.shard_of(self)
+            assert self.local is not None
+            shard = self.local.shard_of(self)
             shard.counts[bisect_left(shard.bounds, seconds)] += 1
             shard.total += seconds
             raise

@@ -22,7 +22,7 @@ from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics.exemplars import SPAN_KEY
 from clew.metrics.lookup import PLAIN, enter_shard, lookup_of
 from clew.metrics.recorder import NO_REQUEST
-from clew.metrics.sharded import ShardedOperation
+from clew.metrics.sharded_operation import ShardedOperation
 from clew.metrics.shards import OperationLocal, Series, SeriesLocal, Shard
 from clew.operations.pipeline import Operation, Pipeline
 from clew.operations.site import Site

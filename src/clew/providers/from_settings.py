@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from clew import exporters
 from clew.delivery import LogBatches, PeriodicReader, SpanBatches
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
-from clew.metrics.first_measurement import WatchedMeterProvider
+from clew.metrics.sharded_recorder import ShardedMeterProvider
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor
 from clew.settings import ConfigurationError, Problem, Settings
@@ -151,7 +151,7 @@ class Environment:
         settings, given = self._settings, self._given
         readers = metric_readers(settings, given.metrics)
         try:
-            provider = WatchedMeterProvider(
+            provider = ShardedMeterProvider(
                 metric_readers=readers,
                 resource=self.resource,
                 views=views(*given.views),
