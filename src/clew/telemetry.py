@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # for type checkers alone, which know it without the package
 
     from clew.logs.held import Holding
-    from clew.settings.own import OwnArguments
+    from clew.settings.clew_variables import ClewArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
 
@@ -271,7 +271,7 @@ def configure(
     metric_readers: Sequence[MetricReader] | None = None,
     span_processors: Sequence[SpanProcessor] | None = None,
     log_processors: Sequence[LogRecordProcessor] | None = None,
-    **settings: Unpack[OwnArguments],
+    **settings: Unpack[ClewArguments],
 ) -> Telemetry:
     """Configure OpenTelemetry and `clew` from the environment, and begin to record.
 

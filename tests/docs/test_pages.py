@@ -17,7 +17,7 @@ import pytest
 
 import clew
 from clew.cli import main
-from clew.settings.own import OWN_SETTINGS
+from clew.settings.clew_variables import CLEW_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -127,13 +127,13 @@ def test_every_public_name_is_on_a_page(name: str) -> None:
     assert any(f"clew.{name}" in text for page, text in PAGES.items() if page.startswith("docs/")), name
 
 
-@pytest.mark.parametrize("variable", [setting.variable for setting in OWN_SETTINGS.values()])
+@pytest.mark.parametrize("variable", [setting.variable for setting in CLEW_SETTINGS.values()])
 def test_every_setting_is_in_the_table(variable: str) -> None:
     assert f"| `{variable}` |" in PAGES["docs/configuration.md"]
 
 
 def test_the_pages_name_no_setting_that_does_not_exist() -> None:
-    known = {setting.variable for setting in OWN_SETTINGS.values()}
+    known = {setting.variable for setting in CLEW_SETTINGS.values()}
     for page in TESTED_HERE:
         for name in re.findall(r"\bCLEW_[A-Z_]+\b(?!…)", PAGES[page]):
             assert name in known or name.startswith("CLEW_TEST_") or name == "CLEW_", (page, name)

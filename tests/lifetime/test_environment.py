@@ -37,12 +37,12 @@ class Broken:
     name = "broken"
     def load(self): raise RuntimeError("on purpose")
 from clew import exporters
-from clew.settings import model
+from clew.settings import otel_variables
 def points(*, group, name=None):
     if group in ("opentelemetry_metrics_exporter", "opentelemetry_traces_exporter") and name in (None, "broken"):
         return [Broken()]
     return real(group=group, **({} if name is None else {"name": name}))
-exporters.entry_points = model.entry_points = points
+exporters.entry_points = otel_variables.entry_points = points
 try:
     clew.configure()
 except clew.ConfigurationError as error:

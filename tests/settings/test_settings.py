@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 import clew
 from clew import diagnostics
 from clew.settings import ConfigurationError, Settings, identity_in_child, load_settings
-from clew.settings.own import OWN_SETTINGS, OwnArguments
+from clew.settings.clew_variables import CLEW_SETTINGS, ClewArguments
 
 PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 
@@ -554,7 +554,7 @@ def test_a_wrong_keyword_argument_raises_without_being_strict_too(name: str, val
 
 
 def test_the_typed_keyword_arguments_are_the_settings_there_are() -> None:
-    assert OwnArguments.__annotations__.keys() == OWN_SETTINGS.keys()
+    assert ClewArguments.__annotations__.keys() == CLEW_SETTINGS.keys()
 
 
 def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:

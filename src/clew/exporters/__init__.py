@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 
 from clew.exporters.otlp import OtlpLogExporter, OtlpMetricExporter, OtlpSpanExporter
 from clew.settings import ConfigurationError, Problem, Settings
-from clew.settings.model import OTLP_PROTOCOLS
+from clew.settings.otel_variables import OTLP_PROTOCOLS
 
 __all__ = [
     "OtlpLogExporter",

@@ -32,7 +32,7 @@ from clew.propagation.spans import RequestIdSpanProcessor
 from clew.providers.from_settings import BuiltProvider, ProviderArguments, metric_readers, unusable
 from clew.settings import ConfigurationError, Problem, Settings
 from clew.settings.problems import shown
-from clew.settings.resource import INSTANCE_ID, whereabouts
+from clew.settings.resource import INSTANCE_ID, host_and_process
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class ConfigFile:
             described = described.merge(resource if isinstance(resource, Resource) else Resource(dict(resource)))
         self.instance_id_given = described.attributes[INSTANCE_ID] != own.attributes[INSTANCE_ID]
         if getattr(self._config.resource, "detection_development", None) is None:  # no detectors are named
-            described = whereabouts(instance_id_given=self.instance_id_given).merge(described)
+            described = host_and_process(instance_id_given=self.instance_id_given).merge(described)
         self.resource = described
 
     def metrics(self) -> BuiltProvider:

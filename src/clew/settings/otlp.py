@@ -10,8 +10,9 @@ from importlib.metadata import entry_points
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from clew.settings import values
-from clew.settings.problems import InvalidValueError, SettingsReader, masked_pairs, masked_url, shown
+from clew.settings import parsers
+from clew.settings.problems import masked_pairs, masked_url, shown
+from clew.settings.reader import InvalidValueError, SettingsReader
 
 Signal = Literal["metrics", "traces", "logs"]
 GRPC = "grpc"
@@ -59,7 +60,7 @@ class OtlpSettings:
 
 
 def otlp_settings(
-    reading: SettingsReader, signal: Signal, protocol: str | None = None, max_export_bytes: int = MAX_EXPORT_BYTES
+    reader: SettingsReader, signal: Signal, protocol: str | None = None, max_export_bytes: int = MAX_EXPORT_BYTES
 ) -> OtlpSettings:
     """Read one signal's settings: its own variables win over the general ones. `protocol` given is not read."""
 
@@ -67,10 +68,10 @@ def otlp_settings(
         return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{ending}", f"OTEL_EXPORTER_OTLP_{ending}"
 
     if protocol is None:
-        protocol = reading.take(names("PROTOCOL"), values.one_of(GRPC, HTTP), "") or None
+        protocol = reader.read(names("PROTOCOL"), parsers.one_of(GRPC, HTTP), "") or None
     own, general = names("ENDPOINT")
     for name in (own, general):
-        value = reading.text(name)
+        value = reader.text(name)
         if value is None:
             continue
         spoken = protocol or (GRPC if _port(value) == 4317 else HTTP)
@@ -79,23 +80,23 @@ def otlp_settings(
                 endpoint, insecure = _grpc_target(value)
             else:
                 endpoint, insecure = _http_url(value, None if name == own else signal)
-        except InvalidValueError as unfit:
-            reading.wrong(name, masked_url(value), str(unfit))
+        except InvalidValueError as error:
+            reader.add_problem(name, masked_url(value), str(error))
             continue
         break
     else:
         spoken = protocol or HTTP
         insecure = True
         endpoint = "localhost:4317" if spoken == GRPC else f"http://localhost:4318/v1/{signal}"
-    asked_insecure = reading.take(names("INSECURE"), values.boolean, False)
+    asked_insecure = reader.read(names("INSECURE"), parsers.boolean, False)
     if insecure is None:
         insecure = asked_insecure
     certificate, client_key, client_certificate = (
-        reading.take(names(ending), _pem_file, None) for ending in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+        reader.read(names(ending), _pem_file, None) for ending in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
     )
     if client_key and not client_certificate:
-        name = next(name for name in names("CLIENT_KEY") if reading.text(name))
-        reading.wrong(name, shown(client_key), "a client key together with a client certificate")
+        name = next(name for name in names("CLIENT_KEY") if reader.text(name))
+        reader.add_problem(name, shown(client_key), "a client key together with a client certificate")
         client_key = None
     kind = "GRPC" if spoken == GRPC else "HTTP"
     providers = [f"OTEL_PYTHON_EXPORTER_OTLP_{kind}_{part}CREDENTIAL_PROVIDER" for part in (f"{signal.upper()}_", "")]
@@ -104,38 +105,38 @@ def otlp_settings(
         protocol=spoken,
         endpoint=endpoint,
         insecure=insecure,
-        headers=reading.take(names("HEADERS"), values.headers, (), show=masked_pairs),
+        headers=reader.read(names("HEADERS"), parsers.headers, (), show=masked_pairs),
         certificate=certificate,
         client_key=client_key,
         client_certificate=client_certificate,
-        timeout=_timeout(reading, names("TIMEOUT")),
-        compression=reading.take(names("COMPRESSION"), values.one_of("none", "gzip", "deflate"), "none"),
-        credential_provider=reading.take(providers, _credential_provider, None),
+        timeout=_timeout(reader, names("TIMEOUT")),
+        compression=reader.read(names("COMPRESSION"), parsers.one_of("none", "gzip", "deflate"), "none"),
+        credential_provider=reader.read(providers, _credential_provider, None),
         max_export_bytes=max_export_bytes,
     )
 
 
-def _timeout(reading: SettingsReader, names: tuple[str, str]) -> float:
+def _timeout(reader: SettingsReader, names: tuple[str, str]) -> float:
     """Milliseconds by the specification, but under 100 they are seconds, as the Python exporters read them."""
 
     def parser(name: str) -> Callable[[str], float]:
         def parse(text: str) -> float:
             try:
-                number = values.decimal(0, values.MOST)(text)
+                number = parsers.decimal(0, parsers.MOST)(text)
             except InvalidValueError:
                 number = math.nan
             if 0 < number < _SECONDS_BELOW:
-                reading.note(
+                reader.add_note(
                     f"{name}={text} is taken for {number:g} seconds; the specification's unit is the millisecond, "
                     f"so {number * 1000:g} says the same without this line"
                 )
                 return number
-            return values.timeout(text)
+            return parsers.timeout(text)
 
         return parse
 
     own, general = names
-    return reading.take(own, parser(own), 0.0) or reading.take(general, parser(general), 10.0)
+    return reader.read(own, parser(own), 0.0) or reader.read(general, parser(general), 10.0)
 
 
 def _port(value: str) -> int | None:
@@ -149,10 +150,10 @@ def _http_url(value: str, signal: Signal | None) -> tuple[str, bool | None]:
     """Check the URL; with a `signal` given, its path is added, as a general endpoint wants it."""
     try:
         url = urlsplit(value)
-        fit = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+        is_valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
     except ValueError:
         raise InvalidValueError(_URL) from None
-    if not fit or any(not "!" <= letter <= "~" for letter in value) or url.fragment:
+    if not is_valid or any(not "!" <= letter <= "~" for letter in value) or url.fragment:
         raise InvalidValueError(_URL)
     if signal is not None:
         url = url._replace(path=f"{url.path.rstrip('/')}/v1/{signal}")

@@ -1,19 +1,12 @@
-"""Wrong settings: every one of them found in one reading, and said together."""
+"""Wrong settings: every one of them found in one reader, and said together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
-
-T = TypeVar("T")
 
 _LONGEST_SHOWN = 120
 """In characters: of a longer value the beginning is shown."""
-
-
-class InvalidValueError(ValueError):
-    """Raised by a parser; its text says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,55 +60,3 @@ def masked_url(value: object) -> str:
     _, at, host = authority.rpartition("@")
     hidden = f"{scheme}{separator}***@{host}{slash}{path}" if at else address
     return shown(f"{hidden}?***" if question else hidden)
-
-
-class SettingsReader:
-    """One reading of an environment: takes values out of it and remembers what was wrong with them.
-
-    An empty value is an unset one, as the specification of the OpenTelemetry variables has it.
-    """
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.asked: set[str] = set()
-        """The names of all variables that were asked for."""
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
-
-    def text(self, name: str) -> str | None:
-        """Return the value of a variable without the white space around it, or None where it is unset or empty."""
-        self.asked.add(name)
-        return self._environ.get(name, "").strip() or None
-
-    def leave_out(self, ignored: Callable[[str], bool]) -> None:
-        """Take the variables that are `ignored` for unset from now on."""
-        self._environ = {name: value for name, value in self._environ.items() if not ignored(name)}
-
-    def take(
-        self,
-        names: str | Iterable[str],
-        parse: Callable[[str], T],
-        default: T,
-        *,
-        show: Callable[[object], str] = shown,
-    ) -> T:
-        """Return the parsed value of the first of these variables that is set and fit; each unfit one is a problem."""
-        for name in (names,) if isinstance(names, str) else names:
-            value = self.text(name)
-            if value is not None:
-                try:
-                    return parse(value)
-                except InvalidValueError as unfit:
-                    self.wrong(name, show(value), str(unfit))
-        return default
-
-    def wrong(self, name: str, value: str, allowed: str) -> None:
-        """Remember a problem, each once: a general variable is read for every signal."""
-        problem = Problem(name, value, allowed)
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def note(self, text: str) -> None:
-        """Remember what is to be said about a setting that is not wrong."""
-        if text not in self.notes:
-            self.notes.append(text)

@@ -20,8 +20,9 @@ from opentelemetry.sdk.resources import (
 from opentelemetry.sdk.version import __version__ as sdk_version
 
 from clew.any_value import nearest_value, text_of
-from clew.settings import values
-from clew.settings.problems import InvalidValueError, SettingsReader, shown
+from clew.settings import parsers
+from clew.settings.problems import shown
+from clew.settings.reader import InvalidValueError, SettingsReader
 
 SERVICE_NAME = "service.name"
 INSTANCE_ID = "service.instance.id"
@@ -32,8 +33,8 @@ _GROUP = "opentelemetry_resource_detector"
 _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 
 
-class _Known(ResourceDetector):
-    """A detector of what is known already, so that it keeps its place among the others."""
+class _FixedDetector(ResourceDetector):
+    """A detector of attributes that are known already, so that they have a place among the others."""
 
     def __init__(self, attributes: Mapping[str, str]) -> None:
         super().__init__()
@@ -43,43 +44,42 @@ class _Known(ResourceDetector):
         return Resource(dict(self._attributes))
 
 
-def read_resource(reading: SettingsReader, given: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
+def read_resource(reader: SettingsReader, argument: Resource | Mapping[str, Any] | None) -> tuple[Resource, bool]:
     """Build the resource; the second value tells whether the user chose ``service.instance.id``.
 
-    From weak to strong: the SDK's own attributes, a new instance ID, `whereabouts` or the detectors that
-    ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` names, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_SERVICE_NAME``, what is `given`
-    in code.
+    From weak to strong: the SDK's own attributes, a new instance ID, `host_and_process` or the detectors that
+    ``OTEL_EXPERIMENTAL_RESOURCE_DETECTORS`` names, ``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_SERVICE_NAME``, `argument`.
     """
     empty: dict[str, str] = {}
-    from_environment = dict(reading.take("OTEL_RESOURCE_ATTRIBUTES", values.resource_attributes, empty))
-    name = reading.text("OTEL_SERVICE_NAME")
+    from_environment = dict(reader.read("OTEL_RESOURCE_ATTRIBUTES", parsers.resource_attributes, empty))
+    name = reader.text("OTEL_SERVICE_NAME")
     if name is not None:
         from_environment[SERVICE_NAME] = name
     instance_id = str(uuid.uuid4())
-    resource = _detected(_detectors(reading, instance_id, from_environment))
-    if given is not None:
-        resource = resource.merge(given if isinstance(given, Resource) else Resource(dict(given)))
+    resource = _detected(_detectors(reader, instance_id, from_environment))
+    if argument is not None:
+        resource = resource.merge(argument if isinstance(argument, Resource) else Resource(dict(argument)))
     if not resource.attributes.get(SERVICE_NAME):
         program = os.path.basename(sys.executable or "")
         unknown = f"unknown_service:{program}" if program else "unknown_service"
         resource = resource.merge(Resource({SERVICE_NAME: unknown}))
     instance_id_given = resource.attributes.get(INSTANCE_ID) != instance_id
-    if not values.listed(reading.text(_DETECTORS) or ""):
-        resource = whereabouts(instance_id_given=instance_id_given).merge(resource)
+    if not parsers.listed(reader.text(_DETECTORS) or ""):
+        resource = host_and_process(instance_id_given=instance_id_given).merge(resource)
     return _encodable(resource), instance_id_given
 
 
 def _encodable(resource: Resource) -> Resource:
-    """Return a resource each value of which can be sent: bytes of the environment may be no text."""
+    """Return a resource that can be encoded: bytes of the environment may not be text."""
     attributes = {text_of(name): nearest_value(value) for name, value in resource.attributes.items()}
     nearest = Resource(attributes, resource.schema_url)
     return resource if nearest == resource else nearest
 
 
-def whereabouts(*, instance_id_given: bool) -> Resource:
-    """Return what people know a process by: ``host.name``, and ``process.pid`` where the instance ID is made by us.
+def host_and_process(*, instance_id_given: bool) -> Resource:
+    """Return ``host.name``, and ``process.pid`` where `clew` has made the instance ID.
 
-    A user's own instance ID outlives a process, and with a changing ID of that its series would not stay the same.
+    An instance ID of the user's own outlives a process: with a process ID its series would change with each start.
     """
     known: dict[str, str | int] = {} if instance_id_given else {PROCESS_ID: os.getpid()}
     with suppress(OSError):  # a host without a name that can be read
@@ -88,10 +88,10 @@ def whereabouts(*, instance_id_given: bool) -> Resource:
 
 
 def identity_in_child(resource: Resource, *, instance_id_given: bool) -> Resource:
-    """Return what a forked child has of its own in place of its parent's: ``service.instance.id``, ``process.pid``.
+    """Return the attributes in which a forked child differs from its parent: ``service.instance.id``, ``process.pid``.
 
-    The instance ID is a new one where the parent's was made by us, else the user's own with ``-PID`` added; the process
-    ID is there where the parent has one beside an instance ID made by us.
+    The instance ID is a new one where `clew` made the parent's, otherwise the user's own with ``-PID`` added; the
+    process ID is there where the parent has one beside an instance ID made by `clew`.
     """
     if instance_id_given:
         return Resource({INSTANCE_ID: f"{resource.attributes[INSTANCE_ID]!s}-{os.getpid()}"})
@@ -112,7 +112,7 @@ def _sdk_resource() -> Resource:
 
 
 def _detected(detectors: Sequence[ResourceDetector]) -> Resource:
-    if all(isinstance(detector, _Known) for detector in detectors):
+    if all(isinstance(detector, _FixedDetector) for detector in detectors):
         resource = _sdk_resource()
         for detector in detectors:
             resource = resource.merge(detector.detect())
@@ -121,13 +121,13 @@ def _detected(detectors: Sequence[ResourceDetector]) -> Resource:
 
 
 def _detectors(
-    reading: SettingsReader, instance_id: str, from_environment: Mapping[str, str]
+    reader: SettingsReader, instance_id: str, from_environment: Mapping[str, str]
 ) -> Sequence[ResourceDetector]:
     known = {
-        "service_instance": _Known({INSTANCE_ID: instance_id}),
-        "otel": _Known(from_environment),
+        "service_instance": _FixedDetector({INSTANCE_ID: instance_id}),
+        "otel": _FixedDetector(from_environment),
     }
-    named = values.listed(reading.text(_DETECTORS) or "")
+    named = parsers.listed(reader.text(_DETECTORS) or "")
     order = list(dict.fromkeys([*(() if "service_instance" in named else ("service_instance",)), *named, "otel"]))
     if order == list(known):
         return list(known.values())
@@ -142,8 +142,8 @@ def _detectors(
             continue
         try:
             detectors.append(_load(installed, name))
-        except InvalidValueError as unfit:
-            reading.wrong(_DETECTORS, shown(name), str(unfit))
+        except InvalidValueError as error:
+            reader.add_problem(_DETECTORS, shown(name), str(error))
     return detectors
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
-from clew.settings.problems import InvalidValueError
+from clew.settings.reader import InvalidValueError
 
 MOST = 2**31 - 1
 
@@ -165,7 +165,7 @@ def _pairs(text: str) -> Iterable[tuple[str, str]]:
 
 def resource_attributes(text: str) -> dict[str, str]:
     """``OTEL_RESOURCE_ATTRIBUTES``: ``name=value`` pairs, names and values percent-encoded; of a repeated name the last
-    counts. One error makes the whole text unfit, as the specification of the resource has it."""
+    counts. One error makes the whole text invalid, as the specification of the resource says."""
     return {_decoded(name): _decoded(value) for name, value in _pairs(text)}
 
 
