@@ -1,4 +1,4 @@
-"""What ends or forks a process: each end sends what has been measured, each forked child begins anew.
+"""The ends and forks of a process: each end sends what has been measured, each forked child begins anew.
 
 - The interpreter's exit runs `atexit`: end of main, `sys.exit`, an unhandled exception, a server's graceful stop.
 - The end of a `multiprocessing` child runs the finalizers of `multiprocessing.util` and no `atexit`.
@@ -28,15 +28,15 @@ from clew.interpreter import forks, raised_signals
 from clew.interpreter.weak import WeakCollection
 
 _SLACK = 0.5
-"""Seconds that a signal handler waits for the deliveries beyond their own deadline."""
+"""In seconds: how long a signal handler waits for the deliveries beyond their own deadline."""
 
 _LONGEST_IMPORT = 5.0
 _LONGEST_CALL = 1.0
-"""Seconds that a fork waits for what delivers."""
+"""In seconds: how long a fork waits for an import or a call that a delivery is in the middle of."""
 
 
 class Lifecycle(Protocol):
-    """What has to act when the process ends or forks."""
+    """Something that has to act when the process ends or forks."""
 
     @property
     def shutdown_timeout(self) -> float:
@@ -44,11 +44,14 @@ class Lifecycle(Protocol):
         ...
 
     def end(self, *, at_exit: bool = False) -> None:
-        """Send what is there, within the time there is; may be called again. `at_exit`: `atexit` runs for all."""
+        """Send what there is, within `shutdown_timeout`; may be called again.
+
+        `at_exit` says that `atexit` runs, and calls all others that have registered with it.
+        """
         ...
 
-    def let_go(self, timeout: float) -> bool:
-        """Send what is there, what is held too, within `timeout` seconds, and go on: perhaps not for long."""
+    def release_held(self, timeout: float) -> bool:
+        """Send what there is, held records included, within `timeout` seconds, and go on: perhaps not for long."""
         ...
 
     def begin_in_child(self) -> None:
@@ -56,35 +59,35 @@ class Lifecycle(Protocol):
         ...
 
 
-def attend(mortal: Lifecycle) -> None:
-    """Call `mortal` at each end of this process and its forked children, and after each fork in the child."""
-    _mortals.add(mortal)
-    _attend_exit(mortal)
-    _attend_forks(mortal)
-    _attend_multiprocessing(mortal)
-    attend_sigterm()
-    raised_signals.attend(_send_last)
-    _attend_uwsgi()
+def register(lifecycle: Lifecycle) -> None:
+    """Call `lifecycle` at the end of this process and of its forked children, and in each child after its fork."""
+    _registered.add(lifecycle)
+    _register_exit(lifecycle)
+    _register_forks(lifecycle)
+    _register_multiprocessing(lifecycle)
+    handle_sigterm()
+    raised_signals.watch(_send_last)
+    _register_uwsgi()
 
 
-def release(mortal: Lifecycle) -> None:
-    """Call `mortal` no more."""
-    _mortals.discard(mortal)
-    at_exit = _exits.pop(mortal, None)
+def unregister(lifecycle: Lifecycle) -> None:
+    """Stop calling `lifecycle`."""
+    _registered.discard(lifecycle)
+    at_exit = _exits.pop(lifecycle, None)
     if at_exit is not None:
         atexit.unregister(at_exit)
-    if not _mortals:
-        _leave_sigterm()
-        raised_signals.leave()
+    if not _registered:
+        _unhandle_sigterm()
+        raised_signals.unwatch()
 
 
 def end_all() -> None:
-    """Have all that is attended send what it has, within the time there is: this process is about to end abruptly."""
-    for mortal in _mortals:
-        _end(mortal, at_exit=False)
+    """End all that is registered, each within its timeout: this process is about to end abruptly."""
+    for lifecycle in _registered:
+        _end(lifecycle, at_exit=False)
 
 
-_mortals: WeakCollection[Any] = WeakCollection()
+_registered: WeakCollection[Any] = WeakCollection()
 
 
 # the interpreter's exit
@@ -94,33 +97,33 @@ _exiting = False
 _terminated = False
 
 
-def _attend_exit(mortal: Lifecycle) -> None:
-    reference = weakref.ref(mortal)
+def _register_exit(lifecycle: Lifecycle) -> None:
+    reference = weakref.ref(lifecycle)
 
     def at_exit() -> None:
         found = reference()
         if found is not None:
             _end(found, at_exit=True)
 
-    _exits[mortal] = at_exit
+    _exits[lifecycle] = at_exit
     atexit.register(at_exit)
 
 
-def _end(mortal: Lifecycle, *, at_exit: bool) -> None:
-    """End `mortal` in the thread that ends the process; a SIGTERM that comes meanwhile waits for it."""
+def _end(lifecycle: Lifecycle, *, at_exit: bool) -> None:
+    """End `lifecycle` in the calling thread, which ends the process; a SIGTERM that comes meanwhile waits."""
     forks.notice()
     with ending():
         try:
-            mortal.end(at_exit=at_exit)
+            lifecycle.end(at_exit=at_exit)
         except SystemExit:  # of a handler, or of another greenlet: what it asks for is under way
-            mortal.end(at_exit=at_exit)
+            lifecycle.end(at_exit=at_exit)
             if not at_exit:
                 raise
 
 
 @contextmanager
 def ending() -> Generator[None]:
-    """What this thread does here is a last delivery: a SIGTERM that would interrupt it waits until it is done."""
+    """Mark the block as the last delivery: a SIGTERM that would interrupt it waits until it is done."""
     global _exiting
     if _exiting or threading.current_thread() is not threading.main_thread():  # signals interrupt the main thread alone
         yield
@@ -131,7 +134,7 @@ def ending() -> Generator[None]:
     finally:
         _exiting = False
     if _terminated:
-        _die(signal.SIGTERM)
+        _end_by(signal.SIGTERM)
 
 
 # forks
@@ -139,15 +142,15 @@ def ending() -> Generator[None]:
 _newest: weakref.ref[Lifecycle] | None = None
 
 
-def _attend_forks(mortal: Lifecycle) -> None:
+def _register_forks(lifecycle: Lifecycle) -> None:
     global _newest
-    reference = weakref.ref(mortal)
+    reference = weakref.ref(lifecycle)
 
     def after_in_child() -> None:
         found = reference()
-        if found is not None and found in _mortals:
+        if found is not None and found in _registered:
             found.begin_in_child()
-            _attend_multiprocessing(found)
+            _register_multiprocessing(found)
         if reference is _newest:  # all have begun anew
             _after_fork()
 
@@ -156,7 +159,7 @@ def _attend_forks(mortal: Lifecycle) -> None:
     forks.after_in_child(after_in_child)
 
 
-def _attend_uwsgi(_: ModuleType | None = None) -> None:
+def _register_uwsgi(_: ModuleType | None = None) -> None:
     """Have uWSGI tell its workers, its mules and its spooler of their fork, where this is a process of it."""
     uwsgi: Any = sys.modules.get("uwsgi")  # made in C before any code runs
     if not hasattr(uwsgi, "worker_id"):
@@ -173,39 +176,40 @@ def _attend_uwsgi(_: ModuleType | None = None) -> None:
     post_fork_hook.is_of_clew = True  # type: ignore[attr-defined]
     uwsgi.post_fork_hook = post_fork_hook
     if before is None:
-        after_import("uwsgidecorators", _attend_uwsgi)  # it sets a hook of its own
+        after_import("uwsgidecorators", _register_uwsgi)  # it sets a hook of its own
 
 
 # the end of a child of multiprocessing
 
-_told_multiprocessing: WeakCollection[Any] = WeakCollection()
+_known_to_multiprocessing: WeakCollection[Any] = WeakCollection()
 
 
-def _attend_multiprocessing(mortal: Lifecycle) -> None:
-    """Have the finalizers of a `multiprocessing` child end `mortal`.
+def _register_multiprocessing(lifecycle: Lifecycle) -> None:
+    """Have the finalizers of a `multiprocessing` child end `lifecycle`.
 
-    The module is not imported for it: a process that is no child of its kind has no need of it, and a child asks again
-    after its fork. A child clears all finalizers when it begins to run, then calls what is registered for that moment.
+    The module is not imported for this: a process that is not such a child does not need it, and a child registers
+    again after its fork. A child clears all finalizers when it begins to run, and then calls what is registered with
+    `register_after_fork`.
     """
     util = imported("multiprocessing.util")
     if util is None:
         return
-    if mortal not in _told_multiprocessing:
-        _told_multiprocessing.add(mortal)
-        util.register_after_fork(mortal, _end_with_child)
+    if lifecycle not in _known_to_multiprocessing:
+        _known_to_multiprocessing.add(lifecycle)
+        util.register_after_fork(lifecycle, _end_with_child)
     if is_multiprocessing_child():
-        _end_with_child(mortal)
+        _end_with_child(lifecycle)
 
 
-def _end_with_child(mortal: Any) -> None:
-    if mortal in _mortals:
+def _end_with_child(lifecycle: Any) -> None:
+    if lifecycle in _registered:
         # the lowest priority is run last: after the application's own finalizers and the children of this child
         util: Any = sys.modules["multiprocessing.util"]
-        util.Finalize(None, _end, args=(mortal,), kwargs={"at_exit": False}, exitpriority=-1_000_000)
+        util.Finalize(None, _end, args=(lifecycle,), kwargs={"at_exit": False}, exitpriority=-1_000_000)
 
 
 def is_multiprocessing_child() -> bool:
-    """Tell whether `multiprocessing` has started this process, by whatever method."""
+    """Tell whether `multiprocessing` has started this process, by any of its methods."""
     process = imported("multiprocessing.process")
     if process is None:
         return False
@@ -221,9 +225,9 @@ def is_multiprocessing_child() -> bool:
 # SIGTERM
 
 
-def attend_sigterm() -> None:
-    """Attend to SIGTERM where nobody does; again after a server has taken all handlers away in its workers."""
-    if not _mortals:
+def handle_sigterm() -> None:
+    """Handle SIGTERM where nobody else does; to be called again where a server has removed the handlers in a worker."""
+    if not _registered:
         return
     try:
         found = signal.getsignal(signal.SIGTERM)
@@ -232,8 +236,8 @@ def attend_sigterm() -> None:
     except ValueError:
         warn_once(
             "sigterm",
-            "clew.configure() was not called in the main thread, where alone signal handlers are set: what has been "
-            "measured since the last export is lost when SIGTERM ends this process",
+            "clew.configure() was not called in the main thread, the only one that can set signal handlers: what has "
+            "been measured since the last export is lost when SIGTERM ends this process",
         )
 
 
@@ -246,14 +250,14 @@ def before_sigterm(act: Callable[[], None]) -> None:
 _before_sigterm: list[Callable[[], None]] = []
 
 
-def _leave_sigterm() -> None:
+def _unhandle_sigterm() -> None:
     with suppress(ValueError):  # in another thread than the main one: the handler stays, and does what there was before
         if signal.getsignal(signal.SIGTERM) is _on_sigterm:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Masks(threading.local):
-    """What a thread that forks has blocked before."""
+    """The signals that a thread had blocked before it forked."""
 
     def __init__(self) -> None:
         self.before: set[Any] | None = None
@@ -263,12 +267,12 @@ _masks = _Masks()
 
 
 def _before_fork() -> None:
-    """Block SIGTERM for the time of a fork, when what delivers has come to a pause.
+    """Block SIGTERM during a fork, once the deliveries can be interrupted by it.
 
-    The interpreter forgets in the child the signals that it has caught and not handled yet; one that came to a child so
-    early would be lost, and who waits for the child's end (a pool that is terminated) would wait for ever.
+    In the child, the interpreter forgets the signals that it has caught and not handled yet. One that reached a child
+    so early would be lost, and a pool that is terminated would wait for ever for the child's end.
     """
-    _let_deliveries_pause()
+    _wait_for_deliveries()
     if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
@@ -279,22 +283,22 @@ def _after_fork() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _let_deliveries_pause() -> None:
-    """Let the threads that deliver come to a point where a fork does no harm to the child.
+def _wait_for_deliveries() -> None:
+    """Wait until the threads that deliver are at a point where a fork does no harm to the child.
 
-    What they are importing would stay locked and half done in the child. And gRPC ends a child that was forked during
-    a call; the exporter holds its calls back before a fork, except one that begins while this waits for its import.
+    A module that they are importing would stay locked and incomplete in the child. And gRPC ends a child that was
+    forked during a call; the exporter holds back its calls before a fork, except one that begins while this waits.
     """
     began = time.monotonic()
     while True:
         now = time.monotonic() - began
-        doing = {_doing(thread) for thread in threading.enumerate() if thread.name.startswith("clew-")}
-        if not (("import" in doing and now < _LONGEST_IMPORT) or ("call" in doing and now < _LONGEST_CALL)):
+        activities = {_activity(thread) for thread in threading.enumerate() if thread.name.startswith("clew-")}
+        if not (("import" in activities and now < _LONGEST_IMPORT) or ("call" in activities and now < _LONGEST_CALL)):
             return
         time.sleep(0.001)
 
 
-def _doing(thread: threading.Thread) -> Literal["import", "call"] | None:
+def _activity(thread: threading.Thread) -> Literal["import", "call"] | None:
     frame = None if thread.ident is None else sys._current_frames().get(thread.ident)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
@@ -311,7 +315,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    """Send what is there, then die of the signal as the process would have."""
+    """Send what there is, then end by the signal as the process would have."""
     global _terminated
     if _exiting:
         _terminated = True  # the delivery is under way in the code that this interrupts, which dies when it is done
@@ -319,16 +323,16 @@ def _on_sigterm(number: int, frame: Any) -> None:
     first = os.getpid() == 1  # of a container: the kernel spares it, so it goes on until it is killed
     _send_last(first)
     if not first:
-        _die(number)
+        _end_by(number)
 
 
 def _send_last(may_go_on: bool) -> None:
-    """Send what is there before the process dies of a signal; `may_go_on`: perhaps it does not."""
+    """Send what there is before a signal ends the process; `may_go_on` says that perhaps it does not."""
     for act in _before_sigterm if not may_go_on else ():
         _in_thread(act, _SLACK)
-    for mortal in _mortals:
-        timeout = mortal.shutdown_timeout
-        _in_thread(partial(mortal.let_go, timeout) if may_go_on else mortal.end, timeout + _SLACK)
+    for lifecycle in _registered:
+        timeout = lifecycle.shutdown_timeout
+        _in_thread(partial(lifecycle.release_held, timeout) if may_go_on else lifecycle.end, timeout + _SLACK)
 
 
 def _in_thread(target: Callable[[], object], timeout: float) -> None:
@@ -353,6 +357,6 @@ def _in_thread(target: Callable[[], object], timeout: float) -> None:
     over.acquire(timeout=timeout)
 
 
-def _die(number: int) -> None:
+def _end_by(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

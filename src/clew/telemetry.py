@@ -103,8 +103,8 @@ class Telemetry:
         run_deferred()
         return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
 
-    def let_go(self, timeout: float) -> bool:
-        """Do what `force_flush` does, and hold no log records any more: the process has been told to end."""
+    def release_held(self, timeout: float) -> bool:
+        """Send what is held too, as `force_flush` does; log records are held no more, since the process is to end."""
         tracking.let_go()
         return self.force_flush(timeout)
 
@@ -141,7 +141,7 @@ class Telemetry:
                     self._start()
                 self._outcome = deliver(parts, closing=True, timeout=timeout)
                 self._signals.leave_foreign()
-                lifetime.release(self)
+                lifetime.unregister(self)
             return self._outcome
         finally:
             self._ending.release()
@@ -164,7 +164,7 @@ class Telemetry:
                 first = "what `clew run` or opentelemetry-instrument has configured this process with"
             raise ConfigurationError(_differences(self._arguments, arguments, first))
         if self._signals.enabled and threading.current_thread() is threading.main_thread():
-            lifetime.attend_sigterm()  # which a server may have taken away from its workers
+            lifetime.handle_sigterm()  # which a server may have taken away from its workers
         return self
 
     def begin_in_child(self) -> None:
@@ -278,7 +278,7 @@ def configure(
     Reads the standard ``OTEL_*`` variables and a few ``CLEW_*`` ones, sets OTel's global MeterProvider, TracerProvider
     and LoggerProvider and sends the records of `logging`. A provider that the application has set before is used as it
     is, and what is given for it here is added to it. What has been measured is sent at the end of the process by
-    itself. It belongs into the main thread, where SIGTERM can be attended to.
+    itself. It belongs in the main thread, where SIGTERM can be handled.
 
     Args:
         resource: Attributes of the resource, over those of the environment.
@@ -336,7 +336,7 @@ def _configure(
     _set_policy(loaded)
     if signals.enabled:
         telemetry._begin()
-        lifetime.attend(telemetry)
+        lifetime.register(telemetry)
         if loaded.measure or "clew.by_name" in sys.modules:
             from clew.by_name import measure_by_name
 

@@ -21,7 +21,7 @@ _DEADLY = tuple(
 _original: dict[tuple[Any, str], Any] = {}
 
 
-def attend(send: Callable[[bool], None]) -> None:
+def watch(send: Callable[[bool], None]) -> None:
     """Call `send` before this process dies of a signal that it raises itself.
 
     It is told whether the process may go on all the same: the kernel spares the first one of a container.
@@ -53,7 +53,7 @@ def attend(send: Callable[[bool], None]) -> None:
     _wrap(signal, "pthread_kill", before_pthread_kill)
 
 
-def leave() -> None:
+def unwatch() -> None:
     """Take the wrappers off again, where nobody has put others around them."""
     for (module, name), original in _original.items():
         if getattr(getattr(module, name), "__wrapped__", None) is original:

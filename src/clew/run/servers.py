@@ -14,7 +14,7 @@ from typing import Any
 
 from clew.integrations import asgi, wsgi
 from clew.integrations._shared.auto_instrument import has_own, patch
-from clew.lifetime import attend_sigterm
+from clew.lifetime import handle_sigterm
 
 
 class _Outermost:
@@ -111,7 +111,7 @@ def of_gunicorn(module: Any) -> None:
         def load_and_wrap(self: Any) -> None:
             load(self)
             self.wsgi = _outermost(self.wsgi)
-            attend_sigterm()  # by now a worker of uvicorn has set all signals back to their defaults
+            handle_sigterm()  # by now a worker of uvicorn has set all signals back to their defaults
 
         return load_and_wrap
 
