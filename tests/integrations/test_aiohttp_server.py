@@ -274,6 +274,21 @@ def test_requests_are_measured_by_route_template(serve: Any, recorded: Recorded)
     ]
 
 
+def test_the_status_is_that_of_the_answer_whatever_the_exception_has(serve: Any, recorded: Recorded) -> None:
+    async def upstream_says_no(request: web.Request) -> web.Response:
+        raise aiohttp.ClientResponseError(None, (), status=404)
+
+    async def upstream_is_slow(request: web.Request) -> web.Response:
+        raise asyncio.TimeoutError
+
+    app = web.Application()
+    app.add_routes([web.get("/no", upstream_says_no), web.get("/slow", upstream_is_slow)])
+    server = serve(instrument(app))
+    assert (server.get("/no").status, server.get("/slow").status) == (500, 504)
+    found = {point["http.route"]: point["http.response.status_code"] for point in durations(recorded, 2)}
+    assert found == {"/no": 500, "/slow": 504}
+
+
 def test_the_exemplars_carry_the_id(serve: Any, recorded: Recorded) -> None:
     serve(shop()).get("/orders/17", ("X-Request-ID", "abc"))
     points: list[Any] = []

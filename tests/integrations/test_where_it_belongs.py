@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import logging
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -175,6 +178,61 @@ def test_an_ignored_path_runs_in_no_request_under_wsgi_either() -> None:
 def test_a_path_without_a_slash_is_refused(middleware: Any) -> None:
     with pytest.raises(ValueError, match="begin with a slash"):
         middleware(lambda *_: None, ignore=["no-guid"])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "asgi.RequestMiddleware",
+        "wsgi.RequestMiddleware",
+        "starlette.instrument",
+        "flask.instrument",
+        "aiohttp.instrument",
+        "grpc.server_interceptor",
+        "grpc.aio_server_interceptor",
+    ],
+)
+def test_a_keyword_that_is_not_known_is_refused_by_the_name_of_the_function(function: str) -> None:
+    module, _, name = function.partition(".")
+    if module not in ("asgi", "wsgi"):
+        pytest.importorskip(module)
+    take = getattr(importlib.import_module(f"clew.integrations.{module}"), name)
+    arguments = () if module == "grpc" else (lambda *_: None,)
+    with pytest.raises(TypeError) as raised:
+        take(*arguments, header="X-Request-ID")
+    assert str(raised.value) == f"clew.integrations.{function}() got an unexpected keyword argument 'header'"
+
+
+def test_a_request_that_is_over_is_kept_by_nothing_of_ours() -> None:
+    served: list[weakref.ref[Any]] = []
+
+    async def asgi_application(scope: Any, receive: Any, send: Any) -> None:
+        served.append(weakref.ref(scope["clew.request"]))
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    def wsgi_application(environ: Any, start_response: Any) -> Any:
+        served.append(weakref.ref(environ["clew.request"]))
+        start_response("200 OK", [])
+        return [b""]
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        assert message
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(asgi.RequestMiddleware(asgi_application)({"type": "http", "path": "/"}, receive, send))
+        body: Any = wsgi.RequestMiddleware(wsgi_application)({"PATH_INFO": "/"}, lambda *_: None)
+        assert list(body) == [b""]
+        body.close()
+        del body
+        assert [request() for request in served] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("came_in", ["X-First", "X-Second"])

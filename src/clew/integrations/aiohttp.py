@@ -8,20 +8,19 @@ session = clew.integrations.aiohttp.instrument(aiohttp.ClientSession())
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
-from types import FrameType
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from clew.integrations._shared.auto_instrument import patch
-from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations._shared.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.http_metrics import HttpInstruments
 from clew.integrations._shared.other_instrumentations import AIOHTTP, Measurers, aiohttp_measures
 from clew.integrations._shared.outgoing import inject
-from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served
-from clew.propagation.propagator import CARRIER_KEY, CarrierCell
+from clew.integrations._shared.server_options import HttpArguments, ServerOptions, check_names, exposed, server_options
+from clew.integrations._shared.server_request import HttpRequest, in_no_request, is_served
+from clew.propagation.cell import CARRIER_KEY, CarrierCell
 from clew.propagation.redirects import redirect_target
 
 try:
@@ -29,6 +28,9 @@ try:
     _web: Any = import_module("aiohttp.web")
 except ImportError as error:
     raise ImportError("clew.integrations.aiohttp needs aiohttp: pip install 'clew[aiohttp]'") from error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["instrument", "instrument_all"]
 
@@ -39,20 +41,13 @@ _EXPOSE = "Access-Control-Expose-Headers"
 _instruments = HttpInstruments(__name__)
 
 
-def instrument(
-    target: Target,
-    *,
-    headers: str | Iterable[str] | None = None,
-    validator: Callable[[str], object] | None = None,
-    transformer: Callable[[str], str] | None = None,
-    generator: Callable[[], str] | None = None,
-    trust: bool | None = None,
-    echo: bool | str = True,
-    expose: bool = False,
-    update_request_headers: bool = False,
-    ignore: Iterable[str] | Callable[[Any], bool] = (),
-    metrics: bool | Literal["auto"] = "auto",
-) -> Target:
+class AiohttpArguments(HttpArguments, total=False):
+    """The keywords of `instrument` for an application."""
+
+    ignore: Iterable[str] | Callable[[Any], bool]
+
+
+def instrument(target: Target, **options: Unpack[AiohttpArguments]) -> Target:
     """Make each call of an application a request, or let a client session send the ID of the current request.
 
     An `aiohttp.web.Application` gets a middleware outside of all that it has, those of other instrumentations included.
@@ -71,6 +66,8 @@ def instrument(
         ValueError: A keyword has a value that it does not take, or the application is instrumented already.
         RuntimeError: The application has started.
     """
+    owner = f"{__name__}.instrument"
+    check_names(owner, options, AiohttpArguments.__optional_keys__)
     if isinstance(target, _aiohttp.ClientSession):
         _instrument_session(cast("Any", target))
         return target
@@ -83,18 +80,7 @@ def instrument(
         raise ValueError("this application is instrumented already")
     if app.frozen:
         raise RuntimeError("instrument() has to be called before the application starts")
-    middleware = _Middleware(
-        headers=headers,
-        validator=validator,
-        transformer=transformer,
-        generator=generator,
-        trust=trust,
-        echo=echo,
-        expose=expose,
-        update_request_headers=update_request_headers,
-        ignore=ignore,
-        metrics=metrics,
-    )
+    middleware = _Middleware(server_options(owner, options, AiohttpArguments.__optional_keys__))
     app.middlewares.insert(0, _web.middleware(middleware))
     app.on_response_prepare.append(middleware.prepare)
     return target
@@ -132,77 +118,54 @@ def _made_session(make: Callable[..., None]) -> Callable[..., None]:
 class _Middleware:
     """The outermost middleware of one application, with the options that it was given."""
 
-    def __init__(self, *, update_request_headers: bool, ignore: Any, metrics: Any, **options: Any) -> None:
-        owner = f"{__name__}.instrument"
-        self._incoming = incoming(owner, **options)
-        self._update_request_headers = update_request_headers
-        self._ignore = ignored(owner, ignore)
-        self._metrics = check_metrics(owner, metrics)
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Run the handler for one request."""
         if is_served(request):
             return await handler(request)
-        if is_ignored(self._ignore, request, request.path):
+        options = self._options
+        if options.is_ignored(request, request.path):
             with in_no_request():
                 return await handler(request)
         _make_known(request)
-        request_id = self._incoming.choose(request.headers.get)
-        served = ServerRequest(request_id, request, request.raw_headers, is_held=not _is_websocket(request))
-        measurement = self._measured(request, inspect.currentframe())
+        request_id = options.choose(request.headers.get)
+        is_http = request.headers.get("Upgrade", "").lower() != "websocket"
+        server_request = HttpRequest(request_id, request, request.raw_headers, is_held=is_http)
+        if is_http:
+            server_request.measurement = _instruments.begin(
+                options.metrics,
+                method=request.method,
+                scheme=request.scheme,
+                version=f"{request.version.major}.{request.version.minor}",
+                app=_Inside(request),
+            )
         response: Any = None
         error: BaseException | None = None
         try:
-            if self._update_request_headers:
-                request = _with_header(request, self._incoming.header_names()[0], request_id)
+            if options.update_request_headers:
+                request = _with_header(request, options.header_names()[0], request_id)
             response = await handler(request)
             return response
         except BaseException as left:
             error = left
             raise
         finally:
-            status: int | None = getattr(error if response is None else response, "status", None)
-            if error is not None and status is None and isinstance(error, Exception):
-                status = 500  # what the server answers
-            is_failure = _is_failure(request, error)
-            if measurement is not None:
-                _end(measurement, served, request, status, error, is_failure=is_failure)
-            if served.is_followed:
-                served.end(
-                    error=error if is_failure else None, status=status, method=request.method, route=_route(request)
-                )
-            failed = status is not None and status >= 500
-            served.leave(error if is_failure else None, str(status) if failed else None)
-            error = None
-
-    def _measured(self, request: Any, frame: FrameType | None) -> HttpMeasurement | None:
-        if self._metrics is False or _is_websocket(request):
-            return None
-        try:
-            instruments = _instruments.get()
-            if instruments is None:
-                return None
-            return HttpMeasurement(
-                instruments,
-                method=request.method,
-                scheme=request.scheme,
-                version=f"{request.version.major}.{request.version.minor}",
-                is_auto=self._metrics == "auto",
-                frame=frame,
-                app=_Inside(request),
-            )
-        except Exception as trouble:
-            not_measured(trouble)
-            return None
+            server_request.status = _status(response, error)
+            failure = error if _is_failure(request, error) else None
+            server_request.answered(request.method, lambda: _route(request), failure)
+            server_request.leave(failure)
+            error = failure = None
 
     async def prepare(self, request: Any, response: Any) -> None:
         """Put the ID on a response that is about to be sent, whoever has made it."""
-        name = self._incoming.echo_name(self._incoming.came_in(request.headers.get))
+        name = self._options.echo_name(self._options.came_in(request.headers.get))
         cell = request.get(CARRIER_KEY)
         if name is None or not isinstance(cell, CarrierCell) or cell.request_id is None:
             return
         response.headers[name] = cell.request_id
-        if self._incoming.expose:
+        if self._options.expose:
             response.headers[_EXPOSE] = exposed(", ".join(response.headers.popall(_EXPOSE, ())), name)
 
 
@@ -220,29 +183,14 @@ class _Inside:
         return Measurers()
 
 
-def _end(
-    measurement: HttpMeasurement,
-    served: ServerRequest,
-    request: Any,
-    status: int | None,
-    error: BaseException | None,
-    *,
-    is_failure: bool,
-) -> None:
-    try:
-        measurement.end(
-            status=status,
-            route=_route(request),
-            error=error if is_failure else None,
-            is_measured=served.is_measured,
-            context=served.context,
-        )
-    except Exception as trouble:
-        not_measured(trouble)
-
-
-def _is_websocket(request: Any) -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"  # type: ignore[no-any-return]
+def _status(response: Any, error: BaseException | None) -> int | None:
+    """Return the status of what the server answers: an exception that is no answer may have a status of another one."""
+    answer: Any = error if isinstance(error, _web.HTTPException) else response
+    if answer is not None:
+        return getattr(answer, "status", None)
+    if isinstance(error, asyncio.TimeoutError):
+        return 504
+    return 500 if isinstance(error, Exception) else None
 
 
 def _route(request: Any) -> str | None:

@@ -7,20 +7,20 @@ app = clew.integrations.asgi.RequestMiddleware(app)
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import lru_cache
-from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import get_current
-
-from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations._shared.incoming import RequestIdOptions, check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.auto_instrument import Middleware
+from clew.integrations._shared.http_metrics import HttpInstruments
 from clew.integrations._shared.routes import route_template
-from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served, leave_other_of_connection
-from clew.propagation.propagator import CARRIER_KEY
+from clew.integrations._shared.server_options import HttpArguments, ServerOptions, exposed, server_options
+from clew.integrations._shared.server_request import HttpRequest, in_no_request, is_served, leave_other_of_connection
+from clew.propagation.cell import CARRIER_KEY
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -34,7 +34,13 @@ _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.s
 _instruments = HttpInstruments(__name__)
 
 
-class RequestMiddleware:
+class AsgiArguments(HttpArguments, total=False):
+    """The keywords of `RequestMiddleware`."""
+
+    ignore: Iterable[str] | Callable[[Scope], bool]
+
+
+class RequestMiddleware(Middleware):
     """Makes each HTTP call and each websocket of an ASGI application a request.
 
     Args:
@@ -59,36 +65,9 @@ class RequestMiddleware:
         TypeError, ValueError: A keyword has a value that it does not take.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        headers: str | Iterable[str] | None = None,
-        validator: Callable[[str], object] | None = None,
-        transformer: Callable[[str], str] | None = None,
-        generator: Callable[[], str] | None = None,
-        trust: bool | None = None,
-        echo: bool | str = True,
-        expose: bool = False,
-        update_request_headers: bool = False,
-        ignore: Iterable[str] | Callable[[Scope], bool] = (),
-        metrics: bool | Literal["auto"] = "auto",
-    ) -> None:
-        owner = f"{__name__}.RequestMiddleware"
+    def __init__(self, app: ASGIApp, **options: Unpack[AsgiArguments]) -> None:
         self.app = app
-        self._incoming = incoming(
-            owner,
-            headers=headers,
-            validator=validator,
-            transformer=transformer,
-            generator=generator,
-            trust=trust,
-            echo=echo,
-            expose=expose,
-        )
-        self._update_request_headers = update_request_headers
-        self._ignore = ignored(owner, ignore)
-        self._metrics = check_metrics(owner, metrics)
+        self._options = server_options(f"{__name__}.RequestMiddleware", options, AsgiArguments.__optional_keys__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application for one connection."""
@@ -97,15 +76,16 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         leave_other_of_connection(scope)
-        if self._ignore and self._ignores(scope):
+        options = self._options
+        if options.ignore and options.is_ignored(scope, scope.get("path")):
             with in_no_request():
                 await self.app(scope, receive, send)
             return
-        call = _Call(self._incoming, scope, receive, send)
-        if self._update_request_headers:
+        call = _Call(options, scope, receive, send)
+        if options.update_request_headers:
             call.update_request_headers()
-        if self._metrics is not False and kind == "http":
-            call.measure(self.app, self._metrics == "auto", inspect.currentframe())
+        if kind == "http":
+            call.measure(self.app)
         error: BaseException | None = None
         try:
             await self.app(scope, call.receive, call.send)
@@ -115,9 +95,6 @@ class RequestMiddleware:
         finally:
             call.end(error)
             error = None
-
-    def _ignores(self, scope: Scope) -> bool:
-        return is_ignored(self._ignore, scope, scope.get("path"))
 
 
 @lru_cache(maxsize=64)
@@ -130,13 +107,11 @@ class _Call:
     """One connection on its way through the middleware."""
 
     # What they all begin with stands here, once for all of them.
-    _status: int | None = None
     _has_trailers = False
     _is_disconnected = False
-    _measurement: HttpMeasurement | None = None
 
-    def __init__(self, options: RequestIdOptions, scope: Scope, receive: Receive, send: Send) -> None:
-        self._incoming = options
+    def __init__(self, options: ServerOptions, scope: Scope, receive: Receive, send: Send) -> None:
+        self._options = options
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -145,9 +120,8 @@ class _Call:
             scope["headers"] = list(given or ())
         self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
-        self._served = ServerRequest(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
-        self._served.serve(scope.get("client"))
-        self._is_followed = self._served.is_followed
+        self._request = HttpRequest(self._request_id, scope, scope["headers"], is_held=scope["type"] == "http")
+        self._request.client = scope.get("client")
 
     def _header(self, name: str) -> str | None:
         wanted = _field(name)
@@ -158,28 +132,20 @@ class _Call:
         return None
 
     def update_request_headers(self) -> None:
-        name = _field(self._incoming.header_names()[0])
+        name = _field(self._options.header_names()[0])
         kept = [(key, value) for key, value in self._scope["headers"] if key.lower() != name]
         self._scope["headers"] = [*kept, (name, self._request_id.encode("ascii"))]
 
-    def measure(self, app: ASGIApp, is_auto: bool, frame: FrameType | None) -> None:
+    def measure(self, app: ASGIApp) -> None:
         scope = self._scope
-        try:
-            instruments = _instruments.get()
-            if instruments is not None:
-                self._measurement = HttpMeasurement(
-                    instruments,
-                    method=scope.get("method", ""),
-                    scheme=scope.get("scheme", "http"),
-                    version=scope.get("http_version"),
-                    is_auto=is_auto,
-                    frame=frame,
-                    # with all that stands around us, also where a task begins in between and the frames end
-                    app=scope.get("app") or app,
-                    scope=scope,
-                )
-        except Exception as trouble:
-            not_measured(trouble)
+        self._request.measurement = _instruments.begin(
+            self._options.metrics,
+            method=scope.get("method", ""),
+            scheme=scope.get("scheme", "http"),
+            version=scope.get("http_version"),
+            app=app,
+            scope=scope,
+        )
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -190,18 +156,17 @@ class _Call:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind in _STARTS:
-            self._status = message.get("status")
+            self._request.status = message.get("status")
             if "trailers" in message:
                 self._has_trailers = bool(message["trailers"])
             message = self._echoed(message)
-            if self._measurement is not None:
-                self._measurement.response_starts()
+            self._request.response_starts()
         try:
             await self._send(message)
         except OSError:  # by the ASGI specification: the client has gone
             self._is_disconnected = True
             raise
-        if (self._measurement is not None or self._is_followed) and self._is_last(kind, message):
+        if self._request.is_observed and self._is_last(kind, message):
             self._answered(self._unhandled())
 
     def _unhandled(self) -> BaseException | None:
@@ -209,7 +174,7 @@ class _Call:
 
         An HTTPException is an answer, and so is what a handler of the application's makes of its own exceptions.
         """
-        error = sys.exc_info()[1] if self._status == 500 else None
+        error = sys.exc_info()[1] if self._request.status == 500 else None
         return None if getattr(error, "status_code", None) == 500 else error
 
     def _is_last(self, kind: str, message: Message) -> bool:
@@ -222,7 +187,7 @@ class _Call:
         return kind == "http.response.pathsend"
 
     def _echoed(self, message: Message) -> Message:
-        name = self._incoming.echo_name(self._came_in)
+        name = self._options.echo_name(self._came_in)
         if name is None:
             return message
         key = _field(name)
@@ -233,7 +198,7 @@ class _Call:
                 headers = [header for header in headers if header[0].lower() != key]
                 break
         headers.append((key, self._request_id.encode("ascii")))
-        if self._incoming.expose:
+        if self._options.expose:
             readable = [bytes(header[1]).decode("latin-1") for header in headers if header[0].lower() == _EXPOSE]
             headers = [header for header in headers if header[0].lower() != _EXPOSE]
             headers.append((_EXPOSE, exposed(", ".join(readable), name).encode("latin-1")))
@@ -242,23 +207,16 @@ class _Call:
     def end(self, error: BaseException | None) -> None:
         """The application has returned or raised."""
         is_failure = error is not None and not self._is_cut_off(error)
-        if self._measurement is not None or self._is_followed:
-            self._answered(error, is_failure)
-        failed = self._status is not None and self._status >= 500
-        self._served.leave(error if is_failure else None, str(self._status) if failed else None)
+        self._answered(error, is_failure)
+        self._request.leave(error if is_failure else None)
 
     def _answered(self, error: BaseException | None, is_failure: bool = True) -> None:
         """The last part of the body has been sent, or there will be none."""
-        self._end_measurement(error, is_failure)
-        if self._is_followed:
-            is_http = self._scope["type"] == "http"
-            self._served.end(
-                error=error if is_failure else None,
-                status=self._status,
-                name=None if is_http else "websocket",
-                method=self._scope.get("method", "") if is_http else None,
-                route=route_template(self._scope),
-            )
+        method = self._scope.get("method", "") if self._scope["type"] == "http" else None
+        self._request.answered(method, self._route, error, is_failure=is_failure)
+
+    def _route(self) -> str | None:
+        return route_template(self._scope)
 
     def _is_cut_off(self, error: BaseException) -> bool:
         """Tell whether this is how an application ends whose client has gone."""
@@ -266,20 +224,3 @@ class _Call:
         return self._is_disconnected and (
             isinstance(error, OSError) or kind.__name__ in ("CancelledError", "ClientDisconnect")
         )
-
-    def _end_measurement(self, error: BaseException | None, is_failure: bool = True) -> None:
-        measurement, self._measurement = self._measurement, None
-        if measurement is None:
-            return
-        try:
-            current = get_current()
-            measurement.end(
-                status=self._status,
-                route=self._served.route or route_template(self._scope),
-                error=error,
-                is_failure=is_failure,
-                is_measured=self._served.is_measured,
-                context=current if self._served.is_named_in(current) else self._served.context,
-            )
-        except Exception as trouble:
-            not_measured(trouble)

@@ -23,16 +23,16 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, TypeVar
 
-from opentelemetry.context import get_current
+from opentelemetry.context import Context, get_current
 
 from clew.integrations import asgi, wsgi
 from clew.integrations._shared.auto_instrument import default_of, has_none_by_default, patch
-from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations._shared.incoming import check_metrics, exposed, ignored, incoming, is_ignored
+from clew.integrations._shared.http_metrics import HttpInstruments
 from clew.integrations._shared.other_instrumentations import Measurers
-from clew.integrations._shared.server_request import Carrier, ServerRequest, in_no_request, is_served
+from clew.integrations._shared.server_options import HttpArguments, ServerOptions, exposed, server_options
+from clew.integrations._shared.server_request import Carrier, HttpRequest, in_no_request, is_served
 from clew.interpreter.current_context import make_current
-from clew.propagation.propagator import bound_cell
+from clew.propagation.cell import bound_cell
 
 try:
     import_module("django")
@@ -44,17 +44,8 @@ __all__ = ["RequestMiddleware", "instrument", "instrument_all"]
 R = TypeVar("R")
 
 _SETTING = "CLEW_REQUEST"
-_OPTIONS: dict[str, Any] = {
-    "headers": None,
-    "validator": None,
-    "transformer": None,
-    "generator": None,
-    "trust": None,
-    "echo": True,
-    "expose": False,
-    "ignore": (),
-    "metrics": "auto",
-}
+_EXPOSE = "Access-Control-Expose-Headers"
+_KEYS = [*(key for key in HttpArguments.__annotations__ if key != "update_request_headers"), "ignore"]
 _CONTRIB = "opentelemetry.instrumentation.django.middleware.otel_middleware"
 
 # Django has no types of its own
@@ -173,11 +164,8 @@ class RequestMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
-        options = {**_OPTIONS, **_given()}
         self._get_response = get_response
-        self._ignore = ignored(_SETTING, options.pop("ignore"))
-        self._metrics = check_metrics(_SETTING, options.pop("metrics"))
-        self._incoming = incoming(_SETTING, **options)
+        self._options = server_options(_SETTING, _given(), _KEYS)
         self._is_async = inspect.iscoroutinefunction(get_response)
         if self._is_async:
             import_module("asgiref.sync").markcoroutinefunction(self)
@@ -189,7 +177,7 @@ class RequestMiddleware:
         if self._passes_by(request):
             with self._outside(request):
                 return self._told(request, self._get_response(request))
-        call = _Call(self, request)
+        call = _Call(self._options, request)
         try:
             response = self._get_response(request)
         except BaseException as error:
@@ -201,7 +189,7 @@ class RequestMiddleware:
         if self._passes_by(request):
             with self._outside(request):
                 return self._told(request, await self._get_response(request))
-        call = _Call(self, request)
+        call = _Call(self._options, request)
         try:
             response = await self._get_response(request)
         except BaseException as error:
@@ -210,7 +198,7 @@ class RequestMiddleware:
         return call.respond(response)
 
     def _passes_by(self, request: Any) -> bool:
-        return is_served(_carrier(request)) or is_ignored(self._ignore, request, request.path_info)
+        return is_served(_carrier(request)) or self._options.is_ignored(request, request.path_info)
 
     def _outside(self, request: Any) -> AbstractContextManager[None]:
         """Return what an ignored path runs in: no request, not one that was left behind either."""
@@ -220,86 +208,57 @@ class RequestMiddleware:
         _tell(request)
         return response
 
-    def begin(self, request: Any) -> tuple[str, ServerRequest, HttpMeasurement | None]:
-        """Bind the request, and begin to measure it."""
-        name = self._incoming.choose(request.headers.get)
-        carrier = _carrier(request)
-        served = ServerRequest(name, carrier, carrier.get("headers"))
-        return name, served, self._measurement(request)
-
-    def _measurement(self, request: Any) -> HttpMeasurement | None:
-        if self._metrics is False:
-            return None
-        try:
-            instruments = _instruments.get()
-            if instruments is None:
-                return None
-            return HttpMeasurement(
-                instruments,
-                method=request.method or "",
-                scheme=request.scheme or "http",
-                version=_version(request),
-                is_auto=self._metrics == "auto",
-                frame=inspect.currentframe(),
-                app=None,
-                is_active_counted=not hasattr(request, "_otel_start_time"),
-            )
-        except Exception as trouble:
-            not_measured(trouble)
-            return None
-
-    def echo(self, response: Any, name: str, request: Any) -> None:
-        """Put the ID on the response."""
-        header = self._incoming.echo_name(self._incoming.came_in(request.headers.get))
-        if header is not None:
-            response[header] = name
-            if self._incoming.expose:
-                response["Access-Control-Expose-Headers"] = exposed(
-                    response.get("Access-Control-Expose-Headers"), header
-                )
-
 
 class _Call:
     """One request on its way through the middleware, until its response has been made."""
 
-    __slots__ = ("_is_ended", "_measurement", "_middleware", "_name", "_request", "_served", "_status")
+    __slots__ = ("_options", "_request", "_server_request")
 
-    def __init__(self, middleware: RequestMiddleware, request: Any) -> None:
-        self._middleware = middleware
+    def __init__(self, options: ServerOptions, request: Any) -> None:
+        self._options = options
         self._request = request
-        self._status: int | None = None
-        self._is_ended = False
-        self._name, self._served, self._measurement = middleware.begin(request)
+        carrier = _carrier(request)
+        self._server_request = HttpRequest(options.choose(request.headers.get), carrier, carrier.get("headers"))
+        self._server_request.measurement = _instruments.begin(
+            options.metrics,
+            method=request.method or "",
+            scheme=request.scheme or "http",
+            version=_version(request),
+            is_active_counted=not hasattr(request, "_otel_start_time"),
+        )
 
     def respond(self, response: Any) -> Any:
-        self._status = response.status_code
-        self._middleware.echo(response, self._name, self._request)
-        if self._measurement is not None:
-            self._measurement.response_starts()
+        self._server_request.status = response.status_code
+        self._echo(response)
+        self._server_request.response_starts()
         if getattr(response, "streaming", False) and not hasattr(response, "file_to_stream"):
             parts = response.streaming_content
             response.streaming_content = self._async_parts(parts) if response.is_async else self._parts(parts)
-            self._served.leave(None, self._failure(), is_over=False)
+            self._server_request.leave(is_over=False)
         else:
             self.end()
         return response
+
+    def _echo(self, response: Any) -> None:
+        options = self._options
+        header = options.echo_name(options.came_in(self._request.headers.get))
+        if header is not None:
+            response[header] = self._server_request.request_id
+            if options.expose:
+                response[_EXPOSE] = exposed(response.get(_EXPOSE), header)
 
     def _parts(self, parts: Iterator[Any]) -> Iterator[Any]:
         """Make each part of a stream inside the request."""
         error: BaseException | None = None
         iterator = iter(parts)
-        within = self._served.context
+        step = _Step(self._server_request.context)
         try:
             while True:
-                before = get_current()
-                try:
-                    make_current(within)
-                    part = next(iterator)
-                except StopIteration:
-                    return
-                finally:
-                    within = get_current()
-                    make_current(before)
+                with step:
+                    try:
+                        part = next(iterator)
+                    except StopIteration:
+                        return
                 yield part
         except GeneratorExit:
             raise
@@ -307,23 +266,20 @@ class _Call:
             error = raised
             raise
         finally:
-            self._measured(error)
+            self._answered(error)
+            self._server_request.leave()
 
     async def _async_parts(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
         error: BaseException | None = None
         iterator = aiter(parts)
-        within = self._served.context
+        step = _Step(self._server_request.context)
         try:
             while True:
-                before = get_current()
-                try:
-                    make_current(within)
-                    part = await anext(iterator)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    within = get_current()
-                    make_current(before)
+                with step:
+                    try:
+                        part = await anext(iterator)
+                    except StopAsyncIteration:
+                        return
                 yield part
         except GeneratorExit:
             raise
@@ -331,45 +287,43 @@ class _Call:
             error = raised
             raise
         finally:
-            self._measured(error)
+            self._answered(error)
+            self._server_request.leave()
 
     def end(self, error: BaseException | None = None) -> None:
-        self._measured(error)
-        self._served.leave(error, self._failure())
+        self._answered(error)
+        self._server_request.leave(error)
 
-    def _failure(self) -> str | None:
-        return str(self._status) if self._status is not None and self._status >= 500 else None
+    def _answered(self, error: BaseException | None) -> None:
+        self._server_request.is_measured = _is_measured_by_contrib(self._request)
+        self._server_request.answered(self._request.method or "", lambda: _route(self._request), error)
 
-    def _measured(self, error: BaseException | None) -> None:
-        self._end_measurement(error)
-        if self._served.is_followed:
-            self._served.end(
-                error=error, status=self._status, method=self._request.method or "", route=_route(self._request)
-            )
 
-    def _end_measurement(self, error: BaseException | None) -> None:
-        measurement, self._measurement = self._measurement, None
-        if measurement is None:
-            return
-        try:
-            measurement.end(
-                status=self._status,
-                route=_route(self._request),
-                error=error,
-                is_measured=_is_measured_by_contrib(self._request),
-                context=self._served.context,
-            )
-        except Exception as trouble:
-            not_measured(trouble)
+class _Step:
+    """What the making of each part of a response runs in: the Context that the part before has left."""
+
+    __slots__ = ("_before", "_within")
+
+    def __init__(self, context: Context) -> None:
+        self._within = context
+
+    def __enter__(self) -> None:
+        self._before = get_current()
+        make_current(self._within)
+
+    def __exit__(self, *raised: object) -> None:
+        self._within = get_current()
+        make_current(self._before)
 
 
 def _given() -> dict[str, Any]:
+    """Return what the setting has; the middleware's keywords are its keys."""
     given = getattr(settings, _SETTING, {})
     if not isinstance(given, dict):
         raise TypeError(f"{_SETTING} takes a dictionary of keywords, not {given!r}")
-    unknown = sorted(map(str, given.keys() - _OPTIONS.keys()))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    unknown = sorted(map(str, given.keys() - set(_KEYS)))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     if unknown:
-        raise ValueError(f"{_SETTING} has no key {', '.join(unknown)}; allowed are {', '.join(_OPTIONS)}")
+        raise ValueError(f"{_SETTING} has no key {', '.join(unknown)}; allowed are {', '.join(_KEYS)}")
     return given  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -389,7 +343,7 @@ def _version(request: Any) -> str | None:
 def _tell(request: Any) -> None:
     """Tell our middleware outside of Django what only Django knows."""
     cell = bound_cell(_carrier(request))
-    if cell is not None:
+    if isinstance(cell, HttpRequest):
         cell.route = _route(request)
         cell.is_measured = cell.is_measured or _is_measured_by_contrib(request)
 

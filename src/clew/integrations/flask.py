@@ -10,35 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from clew.integrations._shared.auto_instrument import default_of, patch
-from clew.integrations.wsgi import Environ, RequestMiddleware, StartResponse
+from clew.integrations._shared.server_options import check_names
+from clew.integrations.wsgi import Environ, RequestMiddleware, StartResponse, WsgiArguments
 
 try:
     import_module("flask")
 except ImportError as error:
     raise ImportError("clew.integrations.flask needs flask: pip install 'clew[flask]'") from error
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["RequestMiddleware", "instrument", "instrument_all"]
 
 App = TypeVar("App")
 
 
-def instrument(
-    app: App,
-    *,
-    headers: str | Iterable[str] | None = None,
-    validator: Callable[[str], object] | None = None,
-    transformer: Callable[[str], str] | None = None,
-    generator: Callable[[], str] | None = None,
-    trust: bool | None = None,
-    echo: bool | str = True,
-    expose: bool = False,
-    update_request_headers: bool = False,
-    ignore: Iterable[str] | Callable[[Environ], bool] = (),
-    metrics: bool | Literal["auto"] = "auto",
-) -> App:
+def instrument(app: App, **options: Unpack[WsgiArguments]) -> App:
     """Put the middleware around ``app.wsgi_app``; the answer to an unhandled exception has the ID as well.
 
     The keywords are those of `clew.integrations.wsgi.RequestMiddleware`. Best called after other instrumentations of
@@ -50,22 +41,11 @@ def instrument(
     Raises:
         TypeError, ValueError: `app` is no Flask application, or a keyword has a value that it does not take.
     """
+    check_names(f"{__name__}.instrument", options, WsgiArguments.__optional_keys__)
     if not callable(getattr(app, "wsgi_app", None)):
         raise TypeError(f"instrument() takes a Flask application, not {type(app).__name__}")
     flask = cast("Any", app)
-    flask.wsgi_app = RequestMiddleware(
-        flask.wsgi_app,
-        headers=headers,
-        validator=validator,
-        transformer=transformer,
-        generator=generator,
-        trust=trust,
-        echo=echo,
-        expose=expose,
-        update_request_headers=update_request_headers,
-        ignore=ignore,
-        metrics=metrics,
-    )
+    flask.wsgi_app = RequestMiddleware(flask.wsgi_app, **options)
     return app
 
 

@@ -9,16 +9,20 @@ clew.integrations.starlette.instrument(app)
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clew.integrations._shared.auto_instrument import default_of
-from clew.integrations.asgi import ASGIApp, Receive, RequestMiddleware, Scope, Send
+from clew.integrations._shared.server_options import check_names
+from clew.integrations.asgi import ASGIApp, AsgiArguments, Receive, RequestMiddleware, Scope, Send
 
 try:
     from starlette.applications import Starlette
 except ImportError as error:
     raise ImportError("clew.integrations.starlette needs starlette: pip install 'clew[starlette]'") from error
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["RequestMiddleware", "instrument", "instrument_all", "uninstrument"]
 
@@ -27,20 +31,7 @@ App = TypeVar("App", bound=Starlette)
 _ATTRIBUTE = "_clew_request_middleware"
 
 
-def instrument(
-    app: App,
-    *,
-    headers: str | Iterable[str] | None = None,
-    validator: Callable[[str], object] | None = None,
-    transformer: Callable[[str], str] | None = None,
-    generator: Callable[[], str] | None = None,
-    trust: bool | None = None,
-    echo: bool | str = True,
-    expose: bool = False,
-    update_request_headers: bool = False,
-    ignore: Iterable[str] | Callable[[Scope], bool] = (),
-    metrics: bool | Literal["auto"] = "auto",
-) -> App:
+def instrument(app: App, **options: Unpack[AsgiArguments]) -> App:
     """Put the middleware around the whole of `app`, outside its error handling too, so that a 500 has the ID as well.
 
     The keywords are those of `clew.integrations.asgi.RequestMiddleware`. May be called before or after the application
@@ -53,25 +44,13 @@ def instrument(
         TypeError: `app` is no Starlette application, or a keyword has a value that it does not take.
         ValueError: A keyword has a value that it does not take, or `app` is instrumented already.
     """
+    check_names(f"{__name__}.instrument", options, AsgiArguments.__optional_keys__)
     if not isinstance(app, Starlette):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"instrument() takes a Starlette or FastAPI application, not {type(app).__name__}")
     if hasattr(app, _ATTRIBUTE):
         raise ValueError("this application is instrumented already; uninstrument() it first to choose anew")
     _patch(Starlette)
-    middleware = RequestMiddleware(
-        _Inside(app),
-        headers=headers,
-        validator=validator,
-        transformer=transformer,
-        generator=generator,
-        trust=trust,
-        echo=echo,
-        expose=expose,
-        update_request_headers=update_request_headers,
-        ignore=ignore,
-        metrics=metrics,
-    )
-    setattr(app, _ATTRIBUTE, middleware)
+    setattr(app, _ATTRIBUTE, RequestMiddleware(_Inside(app), **options))
     return app
 
 

@@ -7,19 +7,21 @@ application = clew.integrations.wsgi.RequestMiddleware(application)
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 
-from clew.integrations._shared.http_metrics import HttpInstruments, HttpMeasurement, not_measured
-from clew.integrations._shared.incoming import RequestIdOptions, check_metrics, exposed, ignored, incoming, is_ignored
-from clew.integrations._shared.server_request import ServerRequest, in_no_request, is_served
+from clew.integrations._shared.auto_instrument import Middleware
+from clew.integrations._shared.http_metrics import HttpInstruments, not_measured
+from clew.integrations._shared.server_options import HttpArguments, ServerOptions, exposed, server_options
+from clew.integrations._shared.server_request import HttpRequest, in_no_request, is_served
 from clew.interpreter.current_context import make_current
-from clew.propagation.propagator import CARRIER_KEY
+from clew.propagation.cell import CARRIER_KEY
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -37,7 +39,13 @@ def werkzeug_route(environ: Environ) -> str | None:
     return rule if isinstance(rule, str) else None
 
 
-class RequestMiddleware:
+class WsgiArguments(HttpArguments, total=False):
+    """The keywords of `RequestMiddleware` but ``route``."""
+
+    ignore: Iterable[str] | Callable[[Environ], bool]
+
+
+class RequestMiddleware(Middleware):
     """Makes each call of a WSGI application a request, which ends when the server closes the response.
 
     Args:
@@ -65,51 +73,23 @@ class RequestMiddleware:
         TypeError, ValueError: A keyword has a value that it does not take.
     """
 
-    def __init__(
-        self,
-        app: WSGIApp,
-        *,
-        headers: str | Iterable[str] | None = None,
-        validator: Callable[[str], object] | None = None,
-        transformer: Callable[[str], str] | None = None,
-        generator: Callable[[], str] | None = None,
-        trust: bool | None = None,
-        echo: bool | str = True,
-        expose: bool = False,
-        update_request_headers: bool = False,
-        ignore: Iterable[str] | Callable[[Environ], bool] = (),
-        metrics: bool | Literal["auto"] = "auto",
-        route: Route = werkzeug_route,
-    ) -> None:
-        owner = f"{__name__}.RequestMiddleware"
+    def __init__(self, app: WSGIApp, *, route: Route = werkzeug_route, **options: Unpack[WsgiArguments]) -> None:
         self.app = app
-        self._incoming = incoming(
-            owner,
-            headers=headers,
-            validator=validator,
-            transformer=transformer,
-            generator=generator,
-            trust=trust,
-            echo=echo,
-            expose=expose,
-        )
-        self._update_request_headers = update_request_headers
-        self._ignore = ignored(owner, ignore)
-        self._metrics = check_metrics(owner, metrics)
+        self._options = server_options(f"{__name__}.RequestMiddleware", options, WsgiArguments.__optional_keys__)
         self._route = route
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Run the application for one request."""
         if CARRIER_KEY in environ and is_served(environ):
             return self.app(environ, start_response)
-        if self._ignore and is_ignored(self._ignore, environ, environ.get("PATH_INFO")):
+        options = self._options
+        if options.ignore and options.is_ignored(environ, environ.get("PATH_INFO")):
             with in_no_request():
                 return self.app(environ, start_response)
-        call = _Call(self._incoming, environ, start_response, self._route)
-        if self._update_request_headers:
+        call = _Call(options, environ, start_response, self._route)
+        if options.update_request_headers:
             call.update_request_headers()
-        if self._metrics is not False:
-            call.measure(self.app, self._metrics == "auto", inspect.currentframe())
+        call.measure(self.app)
         try:
             body = self.app(environ, call.start_response)
         except BaseException as error:
@@ -125,83 +105,72 @@ class _Call:
         "_after_step",
         "_came_in",
         "_environ",
-        "_incoming",
         "_is_ended",
-        "_measurement",
+        "_options",
+        "_request",
         "_request_id",
         "_route",
         "_route_of",
         "_script_name",
-        "_served",
         "_start_response",
-        "_status",
     )
 
     def __init__(
-        self, options: RequestIdOptions, environ: Environ, start_response: StartResponse, route_of: Route
+        self, options: ServerOptions, environ: Environ, start_response: StartResponse, route_of: Route
     ) -> None:
-        self._incoming = options
+        self._options = options
         self._environ = environ
         self._start_response = start_response
         self._route_of = route_of
         self._script_name = environ.get("SCRIPT_NAME", "")
         self._route: str | None = None
-        self._status: int | None = None
         self._is_ended = False
         self._after_step: Context
-        self._measurement: HttpMeasurement | None = None
         self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
-        self._served = ServerRequest(self._request_id, environ)
+        self._request = HttpRequest(self._request_id, environ)
 
     def _header(self, name: str) -> str | None:
         value = self._environ.get(_environ_key(name))
         return value if isinstance(value, str) else None
 
     def update_request_headers(self) -> None:
-        self._environ[_environ_key(self._incoming.header_names()[0])] = self._request_id
+        self._environ[_environ_key(self._options.header_names()[0])] = self._request_id
 
-    def measure(self, app: WSGIApp, is_auto: bool, frame: FrameType | None) -> None:
+    def measure(self, app: WSGIApp) -> None:
         environ = self._environ
-        try:
-            instruments = _instruments.get()
-            if instruments is not None:
-                self._measurement = HttpMeasurement(
-                    instruments,
-                    method=environ.get("REQUEST_METHOD", ""),
-                    scheme=environ.get("wsgi.url_scheme", "http"),
-                    version=environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/"),
-                    is_auto=is_auto,
-                    frame=frame,
-                    app=app,
-                )
-        except Exception as trouble:
-            not_measured(trouble)
+        self._request.measurement = _instruments.begin(
+            self._options.metrics,
+            method=environ.get("REQUEST_METHOD", ""),
+            scheme=environ.get("wsgi.url_scheme", "http"),
+            version=environ.get("SERVER_PROTOCOL"),
+            app=app,
+        )
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+        request = self._request
         try:
-            self._status = int(status[:3])
+            request.status = int(status[:3])
         except (TypeError, ValueError):
-            self._status = None
+            request.status = None
         write = self._start_response(status, self._echoed(headers), *rest)
-        if self._measurement is not None or self._served.is_followed:
+        request.response_starts()
+        if request.is_observed:
             try:
-                if self._measurement is not None:
-                    self._measurement.response_starts()
                 if self._environ.get("SCRIPT_NAME", "") == self._script_name:  # no mount was crossed on the way
                     self._route = self._route_of(self._environ)
-            except Exception as trouble:
-                not_measured(trouble)
+            except Exception as error:
+                not_measured(error)
         return write
 
     def _echoed(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        name = self._incoming.echo_name(self._came_in)
+        name = self._options.echo_name(self._came_in)
         if name is None:
             return headers
         key = name.lower()
         kept = [header for header in headers if header[0].lower() != key]
         kept.append((name, self._request_id))
-        if self._incoming.expose:
+        if self._options.expose:
             readable = [header[1] for header in kept if header[0].lower() == _EXPOSE]
             kept = [header for header in kept if header[0].lower() != _EXPOSE]
             kept.append(("Access-Control-Expose-Headers", exposed(", ".join(readable), name)))
@@ -210,7 +179,7 @@ class _Call:
     def response(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to send: `body` itself where it is the server's own file, else it step by step."""
         self._after_step = get_current()
-        self._served.wait(True)
+        self._request.wait(True)
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(body, wrapper):
             return self._file(body)
@@ -238,42 +207,23 @@ class _Call:
         is_here = before is self._after_step
         if not is_here:
             make_current(self._after_step)
-        self._served.wait(False)
+        self._request.wait(False)
         try:
             return next(iterator)
         finally:
-            self._served.wait(True)
+            self._request.wait(True)
             self._after_step = get_current()
             if not is_here:
                 make_current(before)
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""
-        self._end_measurement(error)
-        if self._served.is_followed:
-            self._served.end(
-                error=None if isinstance(error, GeneratorExit) else error,
-                status=self._status,
-                method=self._environ.get("REQUEST_METHOD", ""),
-                route=self._route,
-            )
-
-    def _end_measurement(self, error: BaseException | None) -> None:
-        measurement, self._measurement = self._measurement, None
-        if measurement is None:
-            return
-        try:
-            current = get_current()
-            measurement.end(
-                status=self._status,
-                route=self._served.route or self._route,
-                error=error,
-                is_measured=self._served.is_measured,
-                is_failure=not isinstance(error, GeneratorExit),
-                context=current if self._served.is_named_in(current) else self._served.context,
-            )
-        except Exception as trouble:
-            not_measured(trouble)
+        self._request.answered(
+            self._environ.get("REQUEST_METHOD", ""),
+            lambda: self._route,
+            error,
+            is_failure=not isinstance(error, GeneratorExit),
+        )
 
     def end(self, error: BaseException | None = None) -> None:
         """Leave the request; the first call counts."""
@@ -281,8 +231,7 @@ class _Call:
             return
         self._is_ended = True
         self.body_ends(error)
-        failed = self._status is not None and self._status >= 500
-        self._served.leave(error, str(self._status) if failed else None)
+        self._request.leave(error)
 
 
 class _Body:

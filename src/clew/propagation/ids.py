@@ -112,8 +112,8 @@ def may_be_text(value: object) -> bool:
     """Tell whether `value` passes for a `str`, as a proxy of one does, or does not even say."""
     try:
         return isinstance(value, str)
-    except Exception as trouble:
-        let_through(trouble)
+    except Exception as error:
+        let_through(error)
         return True
 
 

@@ -6,7 +6,7 @@ server, a client or a queue takes the request ID over and sends it on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, cast
 
 from opentelemetry.context import Context, get_current
@@ -18,85 +18,24 @@ from opentelemetry.propagators.textmap import (
     default_getter,
     default_setter,
 )
-from opentelemetry.trace import Span, SpanKind, get_current_span
+from opentelemetry.trace import SpanKind, get_current_span
 
 from clew.interpreter.interruptions import Suppressed, let_through
 from clew.policy import policy
 from clew.propagation import baggage, redirects
-from clew.propagation.cell import RequestCell, cell_in, request_id_in, with_cell
+from clew.propagation.cell import (
+    CARRIER_KEY,
+    CarrierCell,
+    ExtractedCell,
+    UnnamedCell,
+    bound_cell,
+    cell_in,
+    holds_headers,
+    request_id_in,
+    with_cell,
+)
 from clew.propagation.hosts import is_allowed, target_of_attributes
 from clew.propagation.ids import accept
-
-CARRIER_KEY = "clew.request"
-"""Under this key of an ASGI scope or a WSGI environ stands the cell of the request that was bound from it."""
-
-_MOST_WAITING_SPANS = 32
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
-
-
-class CarrierCell(RequestCell):
-    """The cell of a request that came in by a carrier: an ASGI scope, a WSGI environ, the headers of a message."""
-
-    # What most requests never set stands here, once for all of them.
-    _carrier: Any = None
-    _getter: Getter[Any] | None = None
-    around: Context | None = None
-    client: object = None
-    ended = False
-    route: str | None = None
-    is_measured = False
-
-    def __init__(
-        self,
-        request_id: str | None,
-        outer: RequestCell | None = None,
-        headers: RawHeaders | None = None,
-        is_served: bool = False,
-    ) -> None:
-        self.headers = headers
-        self.is_served = is_served
-        super().__init__(request_id, outer)
-
-    @classmethod
-    def extracted(cls, request_id: str | None, carrier: Any = None, getter: Getter[Any] | None = None) -> CarrierCell:
-        """Return the cell of a request that a propagator has found, with an ID or without one."""
-        cell = cls(request_id) if request_id is not None else UnnamedCell(None)
-        cell._carrier = carrier
-        cell._getter = getter
-        return cell
-
-    def is_from_headers(self, headers: RawHeaders | None) -> bool:
-        """Tell whether the propagator bound this cell from a carrier that holds just these headers."""
-        return headers is not None and self._getter is not None and _holds_headers(self._carrier, self._getter, headers)
-
-
-class UnnamedCell(CarrierCell):
-    """The cell of a request that came in without an ID: whoever names it inside names it for all."""
-
-    _name: str | None = None
-    _waiting: list[Span] | None = None
-
-    @property
-    def request_id(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The request ID, or None until somebody inside has named the request."""
-        return self._name
-
-    @request_id.setter
-    def request_id(self, name: str | None) -> None:
-        self._name = name
-        if name is not None and self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            for span in waiting:
-                if span.is_recording():
-                    span.set_attribute(policy.attribute, name)
-
-    def name_when_known(self, span: Span) -> None:
-        """Let `span`, started before the request had a name, get it as an attribute when it comes."""
-        if self._waiting is None:
-            self._waiting = []
-        if len(self._waiting) < _MOST_WAITING_SPANS:
-            self._waiting.append(span)
 
 
 class RequestIdPropagator(TextMapPropagator):
@@ -116,12 +55,13 @@ class RequestIdPropagator(TextMapPropagator):
         cell = _bound_already(carrier, getter)
         if cell is None:
             name = _read(carrier, getter) if policy.trust else None
+            kind = UnnamedCell if name is None else ExtractedCell
             if _is_server_carrier(carrier):
-                cell = CarrierCell.extracted(name)
+                cell = kind(name)
                 with Suppressed():
                     cast("MutableMapping[str, object]", carrier)[CARRIER_KEY] = cell
             else:
-                cell = CarrierCell.extracted(name, carrier, getter)
+                cell = kind(name, carrier, getter)
         return with_cell(cell, Context() if context is None else context)
 
     def inject(
@@ -149,21 +89,6 @@ class RequestIdPropagator(TextMapPropagator):
         return {policy.header, baggage.HEADER} if policy.baggage else {policy.header}
 
 
-def bound_cell(carrier: object) -> CarrierCell | None:
-    """Return the cell that stands in `carrier`, an ASGI scope or a WSGI environ, of a request that has not ended."""
-    if type(carrier) is dict:  # as scopes and environs are
-        found: object = carrier.get(CARRIER_KEY)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    elif isinstance(carrier, Mapping):
-        try:
-            found = cast("Mapping[str, object]", carrier).get(CARRIER_KEY)
-        except Exception as trouble:
-            let_through(trouble)
-            return None
-    else:
-        return None
-    return found if isinstance(found, CarrierCell) and not found.ended else None
-
-
 def first_value(text: str) -> str:
     """Return what stands before the first comma: servers join repeated headers, and the first one counts."""
     return text.split(",", 1)[0].strip(" \t")
@@ -179,7 +104,7 @@ def _bound_already(carrier: Any, getter: Getter[Any]) -> CarrierCell | None:
         and current.is_served
         and current.headers is not None
         and not current.ended
-        and _holds_headers(carrier, getter, current.headers)
+        and holds_headers(carrier, getter, current.headers)
     ):
         return current
     return None
@@ -189,24 +114,6 @@ def _is_server_carrier(carrier: object) -> bool:
     return isinstance(carrier, MutableMapping) and (
         ("wsgi.version" in carrier and "REQUEST_METHOD" in carrier) or ("asgi" in carrier and "headers" in carrier)
     )
-
-
-def _holds_headers(carrier: Any, getter: Getter[Any], headers: RawHeaders) -> bool:
-    """Tell whether `carrier` is made of exactly these headers: some frameworks extract from a copy of them."""
-    expected: dict[str, list[str]] = {}
-    try:
-        for name, value in headers:
-            expected.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-        if not expected or {key.lower() for key in getter.keys(carrier)} != expected.keys():
-            return False
-        return all(_joined(getter.get(carrier, name)) == ",".join(values) for name, values in expected.items())
-    except Exception as trouble:
-        let_through(trouble)
-        return False
-
-
-def _joined(values: Iterable[str] | None) -> str | None:
-    return None if values is None else ",".join(values)
 
 
 def _read(carrier: Any, getter: Getter[Any]) -> str | None:
@@ -223,8 +130,8 @@ def _header(carrier: Any, getter: Getter[Any], header: str, *, all_values: bool 
             return text
     try:
         other_spellings = [key for key in getter.keys(carrier) if key.lower() == header.lower()]
-    except Exception as trouble:
-        let_through(trouble)
+    except Exception as error:
+        let_through(error)
         return None
     return _value(getter.get, carrier, other_spellings[0], all_values) if other_spellings else None
 
@@ -236,8 +143,8 @@ def _value(get: Callable[[Any, str], Any], carrier: Any, key: str, all_values: b
         if found is None:
             return None
         values: list[object] = [found] if isinstance(found, (str, bytes)) else list(found)
-    except Exception as trouble:
-        let_through(trouble)
+    except Exception as error:
+        let_through(error)
         return None
     texts = [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
     if not all_values:

@@ -6,8 +6,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from clew.policy import policy
-from clew.propagation.cell import cell_in
-from clew.propagation.propagator import UnnamedCell
+from clew.propagation.cell import UnnamedCell, cell_in
 
 
 class RequestIdSpanProcessor(SpanProcessor):

@@ -13,14 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 from clew.integrations import asgi, wsgi
-from clew.integrations._shared.auto_instrument import has_own, patch
+from clew.integrations._shared.auto_instrument import Middleware, has_own, patch
 from clew.lifetime import handle_sigterm
 
 
-class _Outermost:
+class _Outermost(Middleware):
     """An application with the middleware around it, unless the application has one itself when the first call comes."""
-
-    is_outermost_of_clew = True
 
     def __init__(self, app: Any) -> None:
         self.app = app

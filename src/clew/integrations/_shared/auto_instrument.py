@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from opentelemetry.context import get_current
 
-from clew.integrations import asgi, wsgi
+from clew.integrations._shared.server_request import ServerRequest
 from clew.propagation.cell import cell_in
-from clew.propagation.propagator import CarrierCell
 
 T = TypeVar("T")
 
@@ -19,6 +18,10 @@ _DEFAULT = "_clew_default_middleware"
 _INNER = ("middleware_stack", "app", "wsgi", "wsgi_app", "application")
 _DJANGO = "clew.integrations.django."
 _PATCHED = "_clew_patched"
+
+
+class Middleware:
+    """A middleware of ours around a whole application, by which `has_own` knows it."""
 
 
 def default_of(app: Any, make: Callable[[], T]) -> T | None:
@@ -42,7 +45,7 @@ def has_none_by_default(app: Any) -> None:
 def is_inside_of_ours() -> bool:
     """Tell whether this code runs inside a request that is being served: an application mounted in another one."""
     cell = cell_in(get_current())
-    return isinstance(cell, CarrierCell) and cell.is_served and not cell.ended and cell.around is None
+    return isinstance(cell, ServerRequest) and not cell.ended and cell.around is None
 
 
 def has_own(app: Any) -> bool:
@@ -51,17 +54,19 @@ def has_own(app: Any) -> bool:
 
 
 def _is_ours(layer: Any) -> bool:
-    if isinstance(layer, (asgi.RequestMiddleware, wsgi.RequestMiddleware)):
-        return True
-    if hasattr(layer, "_clew_request_middleware") or getattr(layer, "is_outermost_of_clew", False):
+    if isinstance(layer, Middleware) or hasattr(layer, "_clew_request_middleware"):
         return True
     added: Any = getattr(layer, "user_middleware", ())  # of Starlette, which makes a stack of it later
-    if isinstance(added, list) and any(getattr(one, "cls", None) is asgi.RequestMiddleware for one in added):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(added, list) and any(_is_kind_of_ours(getattr(one, "cls", None)) for one in added):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         return True
     if type(layer).__module__.startswith("django.") and hasattr(layer, "get_response"):
         listed: Any = getattr(getattr(sys.modules.get("django.conf"), "settings", None), "MIDDLEWARE", ())
         return any(str(name).startswith(_DJANGO) for name in listed or ())
     return False
+
+
+def _is_kind_of_ours(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Middleware)
 
 
 def _layers(app: Any) -> Iterator[Any]:

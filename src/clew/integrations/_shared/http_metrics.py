@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -44,6 +43,7 @@ from clew.operations.bind import bind_instrument
 from clew.operations.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from clew.integrations._shared.server_options import Metrics
     from clew.metrics.lookup import InstrumentBinding
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -66,17 +66,52 @@ class HttpInstruments:
         self._scope = scope
         self._made: tuple[Pipeline, Record, Record] | None = None
 
-    def get(self) -> tuple[Pipeline, Record, Record] | None:
-        """Return the current pipeline, and what durations and active requests are told; None where nothing is."""
-        current = pipeline.current
-        if current is None:
+    def begin(
+        self,
+        metrics: Metrics,
+        *,
+        method: str,
+        scheme: str,
+        version: str | None,
+        app: Any = None,
+        scope: Mapping[str, Any] | None = None,
+        is_active_counted: bool = True,
+    ) -> HttpMeasurement | None:
+        """Begin to measure one request, or return None where nothing is recorded; never raises.
+
+        Args:
+            metrics: What the middleware was told: ``"auto"`` for a request that nobody else measures.
+            method: Of the request.
+            scheme: Of its URL.
+            version: Of its protocol (``1.1``, ``HTTP/1.1``).
+            app: The application inside, where its parts can be looked at.
+            scope: The one of ASGI, where it is one; an outer application that it names is looked at too.
+            is_active_counted: Whether nobody else is known to count the request among the active ones.
+        """
+        if metrics is False:
             return None
-        made = self._made
-        if made is None or made[0] is not current:
-            if reentry.is_inside():
+        try:
+            current = pipeline.current
+            if current is None:
                 return None
-            self._made = made = self._make(current)  # two threads at a time make the same
-        return made
+            made = self._made
+            if made is None or made[0] is not current:
+                if reentry.is_inside():
+                    return None
+                self._made = made = self._make(current)  # two threads at a time make the same
+            return HttpMeasurement(
+                *made,
+                method=method,
+                scheme=scheme,
+                version=version,
+                is_auto=metrics == "auto",
+                app=app,
+                scope=scope,
+                is_active_counted=is_active_counted,
+            )
+        except Exception as error:
+            not_measured(error)
+            return None
 
     def _make(self, current: Pipeline) -> tuple[Pipeline, Record, Record]:
         meter = current.meter_provider.get_meter(self._scope, __version__, schema_url=Schemas.V1_36_0.value)
@@ -113,7 +148,7 @@ class HttpMeasurement:
     """The measurement of one HTTP request, from its start to its end; the end counts once.
 
     With `is_auto` it is told nothing by those who measure themselves, so it looks for them: around and inside of our
-    middleware, whose `frame` and `app` it gets, and the `scope` where that is ASGI.
+    middleware.
     """
 
     __slots__ = (
@@ -132,33 +167,36 @@ class HttpMeasurement:
 
     def __init__(
         self,
-        instruments: tuple[Pipeline, Record, Record],
+        pipeline: Pipeline,
+        duration: Record,
+        active: Record,
         *,
         method: str,
         scheme: str,
         version: str | None,
         is_auto: bool,
-        frame: FrameType | None,
-        app: object,
-        scope: Mapping[str, object] | None = None,
-        is_active_counted: bool = True,
+        app: Any,
+        scope: Mapping[str, Any] | None,
+        is_active_counted: bool,
     ) -> None:
-        self._pipeline = instruments[0]
-        self._duration: Record | None = instruments[1]
-        self._active: Record | None = instruments[2]
+        self._pipeline = pipeline
+        self._duration: Record | None = duration
+        self._active: Record | None = active
         self._active_attributes: dict[str, str | int] = {
             HTTP_REQUEST_METHOD: known_method(method),
             URL_SCHEME: scheme,
         }
         self._attributes = dict(self._active_attributes)
-        if version:
-            self._attributes[NETWORK_PROTOCOL_VERSION] = version
+        number = version.removeprefix("HTTP/") if version else None
+        if number:
+            self._attributes[NETWORK_PROTOCOL_VERSION] = number
         self._is_auto = is_auto
         self._scope = scope
         self._response: Measurers | None = None
         if is_auto:
-            self._around = look_at_stack(frame)
-            self._inside = look_inside(app, scope)
+            self._around = look_at_stack(inspect.currentframe())
+            # with all that stands around us, also where a task begins in between and the frames end
+            self._inside = look_inside((None if scope is None else scope.get("app")) or app, scope)
             if self._around.active or self._inside.active or not is_active_counted:
                 self._active = None
         if self._active is not None:
@@ -220,9 +258,9 @@ class HttpMeasurement:
         return self._inside.duration is not None and not seen.passes_by
 
 
-def not_measured(trouble: Exception) -> None:
+def not_measured(error: Exception) -> None:
     """Count and say once that an HTTP request could not be measured."""
-    report_failure("http.not_measured", trouble, "An HTTP request could not be measured")
+    report_failure("http.not_measured", error, "An HTTP request could not be measured")
 
 
 def known_method(method: str) -> str:

@@ -53,8 +53,8 @@ class RpcInstrument:
                 )
                 self._made = made = (current, histogram)
             return RpcMeasurement(*made, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
-        except Exception as trouble:
-            _not_measured(trouble)
+        except Exception as error:
+            _not_measured(error)
             return None
 
 
@@ -79,9 +79,9 @@ class RpcMeasurement:
             if error_type is not None:
                 attributes[ERROR_TYPE] = error_type
             self._histogram.record(max(seconds, 0.0), attributes, context)
-        except Exception as trouble:
-            _not_measured(trouble)
+        except Exception as error:
+            _not_measured(error)
 
 
-def _not_measured(trouble: Exception) -> None:
-    report_failure("rpc.not_measured", trouble, "A remote procedure call could not be measured")
+def _not_measured(error: Exception) -> None:
+    report_failure("rpc.not_measured", error, "A remote procedure call could not be measured")

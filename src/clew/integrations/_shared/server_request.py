@@ -1,8 +1,11 @@
-"""A request that a server was asked for, from its entry until it is left: what all server integrations share."""
+"""A request that a server was asked for, from its entry until it is left: what all server integrations share.
+
+It is its own cell in the Context: what finds the request there finds what has been told of it so far.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,22 +18,39 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.trace import SpanKind, get_current_span
 
 from clew.failures import error_type_of
-from clew.integrations._shared.http_metrics import known_method
+from clew.integrations._shared.http_metrics import HttpMeasurement, known_method, not_measured
 from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import Suppressed
 from clew.logs import tracking
 from clew.policy import policy
-from clew.propagation.cell import cell_in, enter, leave, with_cell
+from clew.propagation.cell import (
+    CARRIER_KEY,
+    CarrierCell,
+    ExtractedCell,
+    RawHeaders,
+    RequestCell,
+    bound_cell,
+    cell_in,
+    enter,
+    leave,
+    with_cell,
+)
 from clew.propagation.ids import remember
-from clew.propagation.propagator import CARRIER_KEY, CarrierCell, RawHeaders, bound_cell
 
 Carrier = MutableMapping[str, Any]
 
 
-class ServerRequest:
-    """A request in the Context of the code that serves it. Entered when it is made, left by whoever entered it."""
+class ServerRequest(CarrierCell):
+    """A request in the Context of the code that serves it: entered when it is made, and left by `leave`.
 
-    __slots__ = ("_before", "_cell", "_within")
+    Attributes:
+        client: Which client it came from, where its connection can have several requests at a time.
+        around: The Context outside of it while only the server's own code runs in this thread, else None.
+    """
+
+    is_served = True
+    client: object = None
+    around: Context | None = None
 
     def __init__(
         self,
@@ -42,126 +62,163 @@ class ServerRequest:
     ) -> None:
         before = get_current()
         outer = cell_in(before) if before else None
-        while isinstance(outer, CarrierCell) and outer.around is not None:
+        while isinstance(outer, ServerRequest) and outer.around is not None:
             before = outer.around
             outer = cell_in(before)
         if outer is None or outer.request_id is None or _is_same(outer, carrier, headers):
             if outer is not None:
                 outer.request_id = request_id
             _tell_server_span(request_id, before)
-        self._before = before
-        self._cell = cell = CarrierCell(request_id, outer, headers, True)
+        super().__init__(request_id, outer)
+        self.headers = headers
         if tracking.current is not None:
-            cell.follow(is_held=is_held)
+            self.follow(is_held=is_held)
         if carrier is not None:
-            carrier[CARRIER_KEY] = cell
-        self._within = within = with_cell(cell, before)
+            carrier[CARRIER_KEY] = self
+        self._before: Context | None = before
+        self._within: Context | None = with_cell(self, before)
         try:
-            enter(cell, within)
+            enter(self, self._within)
         except BaseException:  # of a signal's handler, in the middle
-            leave(cell, before, within)
+            self._leave(is_over=True)
             raise
-
-    @property
-    def route(self) -> str | None:
-        """The template of the route, where an integration inside has told it."""
-        return self._cell.route
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether an integration inside has told that somebody else records the HTTP duration."""
-        return self._cell.is_measured
 
     @property
     def is_followed(self) -> bool:
         """Whether somebody wants to know when it ends, and how."""
-        return self._cell.entry is not None
+        return self.entry is not None
 
     @property
     def context(self) -> Context:
-        """The Context that the request began with."""
-        return self._within
-
-    def serve(self, client: object) -> None:
-        """Tell which client it is that the request came from."""
-        self._cell.client = client
+        """The Context that the request began with, until it is left and over."""
+        return Context() if self._within is None else self._within
 
     def wait(self, is_waiting: bool) -> None:
         """Tell whether only the server's own code runs now: what else begins in this thread then is not inside of us.
 
         A server that never closes a response (a client in tests, mostly) would nest each request in the one before.
         """
-        self._cell.around = self._before if is_waiting else None
-
-    def is_named_in(self, context: Context) -> bool:
-        """Tell whether `context` belongs to a request of this name, this one or the one around it."""
-        cell = cell_in(context)
-        return cell is not None and cell.request_id == self._cell.request_id
-
-    def end(
-        self,
-        *,
-        error: BaseException | None = None,
-        status: int | None = None,
-        failure: str | None = None,
-        name: str | None = None,
-        method: str | None = None,
-        route: str | None = None,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Tell that the request has been answered: what becomes of its log records is decided, and its line written.
-
-        The first call counts; what leaves a request without it has ended then.
-
-        Args:
-            error: The exception that it has failed of.
-            status: Of the HTTP response; 500 and more are failures.
-            failure: What it has failed of, by a name.
-            name: What kind of a request it was, where it is none of HTTP.
-            method: Of the HTTP request.
-            route: The template of the route, where an integration inside has told no other.
-            attributes: Further ones for the line.
-        """
-        cell = self._cell
-        if cell.entry is None:
-            return
-        if error is not None:
-            failure = error_type_of(type(error))
-        elif failure is None and status is not None and status >= 500:
-            failure = str(status)
-        fields = dict(attributes or {})
-        if method is not None:
-            name = fields[HTTP_REQUEST_METHOD] = known_method(method)
-        route = cell.route or route
-        if route is not None:
-            name = f"{name} {route}"
-            fields[HTTP_ROUTE] = route
-        if status is not None:
-            fields[HTTP_RESPONSE_STATUS_CODE] = status
-        cell.end(failure, name, fields)
+        self.around = self._before if is_waiting else None
 
     def leave(self, error: BaseException | None = None, failure: str | None = None, *, is_over: bool = True) -> None:
         """Leave the request, with the exception that left it or None, and what else it failed of.
 
-        Without `is_over` its response is still being made, and `end` is told then.
+        Without `is_over` its response is still being made: then it is left a second time when that is done.
         """
-        cell = self._cell
         if error is not None:
-            remember(error, cell.request_id)
+            remember(error, self.request_id)
             failure = error_type_of(type(error))
         if failure is not None:
-            cell.failure = failure
-        if is_over and cell.entry is not None:
-            cell.end(failure)
-        cell.ended = True
-        cell.around = None
-        leave(cell, self._before, self._within)
+            self.failure = failure
+        if is_over and self.entry is not None:
+            self.end(failure)
+        self.ended = True
+        self.around = None
+        self._leave(is_over=is_over)
+
+    def _leave(self, *, is_over: bool) -> None:
+        if self._before is not None and self._within is not None:
+            leave(self, self._before, self._within)
+        self._before = None  # work that outlives the request keeps its cell, and no more than that
+        if is_over:
+            self._within = None
+
+
+class HttpRequest(ServerRequest):
+    """A request that came in by HTTP: measured where that is asked for, and failed where the status says so.
+
+    Attributes:
+        measurement: What measures it, until its response has been sent.
+        status: Of the response, as soon as that is known.
+        route: The template of the route, where an integration inside has told it.
+        is_measured: Whether an integration inside has told that somebody else records the HTTP duration.
+    """
+
+    measurement: HttpMeasurement | None = None
+    status: int | None = None
+    route: str | None = None
+    is_measured = False
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether anything waits for its response to have been sent."""
+        return self.measurement is not None or self.entry is not None
+
+    def response_starts(self) -> None:
+        """Look who else measures the request; called in the midst of the start of its response."""
+        if self.measurement is not None:
+            try:
+                self.measurement.response_starts()
+            except Exception as error:
+                not_measured(error)
+
+    def answered(
+        self,
+        method: str | None,
+        route: Callable[[], str | None],
+        error: BaseException | None = None,
+        *,
+        is_failure: bool = True,
+    ) -> None:
+        """Tell that the response has been sent, or that there will be none: its duration and its line end here.
+
+        The first call counts; what leaves a request without it has ended then.
+
+        Args:
+            method: Of the request; None for a websocket.
+            route: Finds the template of the route; asked where no integration inside has told one.
+            error: The exception that has ended it.
+            is_failure: Whether that exception is a failure.
+        """
+        if not self.is_observed:
+            return
+        measurement, self.measurement = self.measurement, None
+        template: str | None = None
+        try:
+            template = self.route or route()
+            if measurement is not None:
+                current = get_current()
+                measurement.end(
+                    status=self.status,
+                    route=template,
+                    error=error,
+                    is_failure=is_failure,
+                    is_measured=self.is_measured,
+                    context=current if self._is_named_in(current) else self.context,
+                )
+        except Exception as failed:
+            not_measured(failed)
+        if self.entry is not None:
+            self._end_line(method, template, error if is_failure else None)
+
+    def _end_line(self, method: str | None, route: str | None, error: BaseException | None) -> None:
+        fields: dict[str, Any] = {}
+        name = "websocket"
+        if method is not None:
+            name = fields[HTTP_REQUEST_METHOD] = known_method(method)
+        if route is not None:
+            name = f"{name} {route}"
+            fields[HTTP_ROUTE] = route
+        if self.status is not None:
+            fields[HTTP_RESPONSE_STATUS_CODE] = self.status
+        self.end(self._failed_status() if error is None else error_type_of(type(error)), name, fields)
+
+    def leave(self, error: BaseException | None = None, failure: str | None = None, *, is_over: bool = True) -> None:
+        """Leave the request; a status of 500 and more is a failure too."""
+        super().leave(error, failure or self._failed_status(), is_over=is_over)
+
+    def _failed_status(self) -> str | None:
+        return str(self.status) if self.status is not None and self.status >= 500 else None
+
+    def _is_named_in(self, context: Context) -> bool:
+        """Tell whether `context` belongs to a request of this name, this one or the one around it."""
+        cell = cell_in(context)
+        return cell is not None and cell.request_id == self.request_id
 
 
 def is_served(carrier: Carrier) -> bool:
     """Tell whether one of our integrations further out has already bound the request of `carrier`."""
-    cell = bound_cell(carrier)
-    return cell is not None and cell.is_served
+    return isinstance(bound_cell(carrier), ServerRequest)
 
 
 @contextmanager
@@ -189,8 +246,7 @@ def leave_other_of_connection(carrier: Carrier) -> None:
     current = get_current()
     cell = cell_in(current) if current else None
     if (
-        isinstance(cell, CarrierCell)
-        and cell.is_served
+        isinstance(cell, ServerRequest)
         and cell.client is not None
         and cell.client == carrier.get("client")
         and not cell.is_owned()
@@ -198,11 +254,11 @@ def leave_other_of_connection(carrier: Carrier) -> None:
         make_current(with_cell(None, current))
 
 
-def _is_same(outer: object, carrier: Carrier | None, headers: RawHeaders | None) -> bool:
+def _is_same(outer: RequestCell, carrier: Carrier | None, headers: RawHeaders | None) -> bool:
     """Tell whether a propagator further out bound `outer` from this very carrier; then ours decides about the ID."""
-    if not isinstance(outer, CarrierCell) or outer.is_served:
-        return False
-    return (carrier is not None and bound_cell(carrier) is outer) or outer.is_from_headers(headers)
+    return isinstance(outer, ExtractedCell) and (
+        (carrier is not None and bound_cell(carrier) is outer) or outer.is_from_headers(headers)
+    )
 
 
 def _tell_server_span(request_id: str, context: Context) -> None:

@@ -1,10 +1,10 @@
-"""How the request ID of an incoming request is found or made: what all server integrations can be told."""
+"""What the server integrations can be told, and what they do by it: how a request ID is found or made, and shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from clew.diagnostics import count, warn_once
 from clew.interpreter import forks
@@ -15,11 +15,31 @@ from clew.propagation.ids import accept, is_valid, new_request_id
 from clew.propagation.propagator import first_value
 
 Metrics = bool | Literal["auto"]
+Ignored = frozenset[str] | Callable[[Any], object]
+
+
+class RequestIdArguments(TypedDict, total=False):
+    """The keywords of all server integrations: where a request ID comes from, and where it is shown."""
+
+    headers: str | Iterable[str] | None
+    validator: Callable[[str], object] | None
+    transformer: Callable[[str], str] | None
+    generator: Callable[[], str] | None
+    trust: bool | None
+    echo: bool | str
+
+
+class HttpArguments(RequestIdArguments, total=False):
+    """The keywords of all integrations of HTTP servers; each one adds its ``ignore``, whose callable gets its own."""
+
+    expose: bool
+    update_request_headers: bool
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
-class RequestIdOptions:
-    """The choices of one middleware. A callable of the user's that raises is said once, and a fresh ID is used.
+class ServerOptions:
+    """The choices of one middleware or interceptor. A callable that raises is said once, and a fresh ID is used.
 
     Args:
         headers: The header names that are accepted, the first one that is there counts; None for the configured one.
@@ -29,15 +49,21 @@ class RequestIdOptions:
         trust: Whether incoming IDs are taken over at all; None for what is configured.
         echo: Whether the response carries the ID: True in the header it is read from, or the name of another header.
         expose: Whether the response lets the scripts of other origins read that header.
+        update_request_headers: Whether the application sees the ID in the headers of the request too.
+        metrics: Whether requests are measured; ``"auto"`` for each one that nobody else measures.
+        ignore: The paths that are passed on untouched, or a callable that tells it.
     """
 
-    headers: tuple[str, ...] | None
-    validator: Callable[[str], object] | None
-    transformer: Callable[[str], str] | None
-    generator: Callable[[], str] | None
-    trust: bool | None
-    echo: bool | str
-    expose: bool
+    headers: tuple[str, ...] | None = None
+    validator: Callable[[str], object] | None = None
+    transformer: Callable[[str], str] | None = None
+    generator: Callable[[], str] | None = None
+    trust: bool | None = None
+    echo: bool | str = True
+    expose: bool = False
+    update_request_headers: bool = False
+    metrics: Metrics = "auto"
+    ignore: Ignored = frozenset()
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +95,7 @@ class RequestIdOptions:
         """Return the ID of a request whose headers `read` gives by name; it is always a valid one."""
         forks.notice()
         is_trusted = policy.trust if self.trust is None else self.trust
-        if self.is_plain and is_trusted:  # the short way of most requests; what it does not know goes the long one
+        if self.is_plain and is_trusted:  # the fast path of most requests; what it does not know takes the slow one
             text = read(policy.header)
             if not text and not policy.baggage:
                 return new_request_id() if self.generator is None else self._made()
@@ -79,6 +105,18 @@ class RequestIdOptions:
         if self.transformer is not None:
             return self._transformed(self._made() if found is None else found) or new_request_id()
         return (None if found is None else accept(found)) or self._made()
+
+    def is_ignored(self, request: object, path: object) -> bool:
+        """Tell whether a request, an ASGI scope or a WSGI environ, is to be passed on untouched."""
+        ignore = self.ignore
+        if not callable(ignore):
+            return path in ignore
+        try:
+            return bool(ignore(request))
+        except Exception as error:
+            let_through(error)
+            _not_as_told("ignore callable", error)
+            return False
 
     def _taken_over(self, read: Callable[[str], str | None]) -> str | None:
         text = self._text(read)
@@ -90,7 +128,7 @@ class RequestIdOptions:
                     return text
             except Exception as error:
                 let_through(error)
-                _say("validator", error)
+                _not_as_told("validator", error)
                 return None
             count("request_id.replaced")
             warn_once(
@@ -103,7 +141,7 @@ class RequestIdOptions:
         return None
 
     def _text(self, read: Callable[[str], str | None]) -> str | None:
-        """Return what comes in as an ID: of the first header that is there, else of the baggage where that is asked."""
+        """Return what comes in as an ID: of the first header that is there, or of the baggage where that is asked."""
         for header in self.header_names():
             text = first_value(read(header) or "")
             if text:
@@ -117,11 +155,11 @@ class RequestIdOptions:
             made: Any = self.generator()
         except Exception as error:
             let_through(error)
-            _say("generator", error)
+            _not_as_told("generator", error)
             return new_request_id()
         if isinstance(made, str) and is_valid(made):
             return made
-        _say("generator", ValueError(f"it returned {ascii(made)[:80]}, which is no request ID"))
+        _not_as_told("generator", ValueError(f"it returned {ascii(made)[:80]}, which is no request ID"))
         return new_request_id()
 
     def _transformed(self, name: str) -> str | None:
@@ -130,54 +168,58 @@ class RequestIdOptions:
             transformed: Any = self.transformer(name)
         except Exception as error:
             let_through(error)
-            _say("transformer", error)
+            _not_as_told("transformer", error)
             return None
         return accept(transformed)
 
 
-def incoming(
-    owner: str,
-    *,
-    headers: str | Iterable[str] | None,
-    validator: Callable[[str], object] | None,
-    transformer: Callable[[str], str] | None,
-    generator: Callable[[], str] | None,
-    trust: bool | None,
-    echo: bool | str,
-    expose: bool,
-) -> RequestIdOptions:
-    """Check the keywords of the middleware `owner` and gather them; a TypeError or ValueError names a wrong one."""
-    names: tuple[str, ...] | None = None
-    if headers is not None:
-        names = (headers,) if isinstance(headers, str) else tuple(headers)
-        if not names:
-            raise ValueError(f"{owner}: headers is empty; it takes header names, or None for the configured one")
-        for name in names:
-            _check_header(owner, "headers", name)
+def server_options(owner: str, given: Mapping[str, Any], known: Collection[str]) -> ServerOptions:
+    """Check what was given to the middleware `owner`, which knows the keywords `known`, and gather it.
+
+    Raises:
+        TypeError, ValueError: A keyword is not known, or has a value that it does not take; `owner` is named.
+    """
+    check_names(owner, given, known)
+    checked = dict(given)
+    checked["headers"] = _header_names(owner, given.get("headers"))
+    checked["ignore"] = _ignored(owner, given.get("ignore", ()))
+    options = ServerOptions(**checked)
+    echo, trust, metrics = options.echo, options.trust, options.metrics
     if isinstance(echo, str):
         _check_header(owner, "echo", echo)
     elif echo is not True and echo is not False:
         raise TypeError(f"{owner}: echo takes True, False or a header name, not {echo!r}")
-    for keyword, function in (("validator", validator), ("transformer", transformer), ("generator", generator)):
+    for keyword in ("validator", "transformer", "generator"):
+        function: object = getattr(options, keyword)
         if function is not None and not callable(function):
             raise TypeError(f"{owner}: {keyword} takes a callable or None, not {function!r}")
     if trust not in (True, False, None):
         raise TypeError(f"{owner}: trust takes True, False or None, not {trust!r}")
-    return RequestIdOptions(names, validator, transformer, generator, trust, echo, expose)
+    if metrics is not True and metrics is not False and metrics != "auto":
+        raise ValueError(f'{owner}: metrics takes True, False or "auto", not {metrics!r}')
+    return options
 
 
-def check_metrics(owner: str, metrics: Any) -> Metrics:
-    """Return `metrics` if it is one of True, False and ``"auto"``, else raise a ValueError."""
-    if metrics is True or metrics is False or metrics == "auto":
-        return metrics  # type: ignore[no-any-return]
-    raise ValueError(f'{owner}: metrics takes True, False or "auto", not {metrics!r}')
+def check_names(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise a TypeError, as a call does, where a keyword is given to `owner` that is not among the `known` ones."""
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
 
 
-Ignored = frozenset[str] | Callable[[Any], object]
+def _header_names(owner: str, headers: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if headers is None:
+        return None
+    names = (headers,) if isinstance(headers, str) else tuple(headers)
+    if not names:
+        raise ValueError(f"{owner}: headers is empty; it takes header names, or None for the configured one")
+    for name in names:
+        _check_header(owner, "headers", name)
+    return names
 
 
-def ignored(owner: str, ignore: Any) -> Ignored:
-    """Return the paths of `ignore` as a set, or the callable that it is; a TypeError says what else it was."""
+def _ignored(owner: str, ignore: Any) -> Ignored:
+    """Return the paths of `ignore` as a set, or the callable that it is."""
     if callable(ignore):
         call: Callable[[Any], object] = ignore
         return call
@@ -190,18 +232,6 @@ def ignored(owner: str, ignore: Any) -> Ignored:
         if not path.startswith("/"):
             raise ValueError(f"{owner}: ignore takes paths, which begin with a slash, not {path!r}")
     return frozenset(paths)
-
-
-def is_ignored(ignore: Ignored, request: object, path: object) -> bool:
-    """Tell whether a request, an ASGI scope or a WSGI environ, is to be passed on untouched."""
-    if not callable(ignore):
-        return path in ignore
-    try:
-        return bool(ignore(request))
-    except Exception as error:
-        let_through(error)
-        _say("ignore callable", error)
-        return False
 
 
 def exposed(names: str | None, header: str) -> str:
@@ -220,7 +250,7 @@ def _check_header(owner: str, keyword: str, name: Any) -> None:
         raise ValueError(f"{owner}: {keyword} takes names of HTTP headers, not {name!r}")
 
 
-def _say(what: str, error: Exception) -> None:
+def _not_as_told(what: str, error: Exception) -> None:
     count(f"{what.replace(' ', '_')}.failed")
     warn_once(
         (what, type(error).__name__),

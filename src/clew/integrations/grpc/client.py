@@ -1,4 +1,4 @@
-"""The request ID onwards with gRPC's clients, and what a name in metadata may be."""
+"""The request ID in the calls of gRPC's clients, and what a name in metadata may be."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportIncompatibleMethodOverride=false
