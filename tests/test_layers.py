@@ -50,7 +50,6 @@ STILL_TOO_LONG = {
     "clew._measure",
     "clew.instruments",
     "clew.logs.held",
-    "clew.metrics.sdk",
     "clew.operations.run",
 }
 

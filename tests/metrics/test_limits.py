@@ -10,15 +10,15 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from clew import diagnostics
-from clew.metrics import sdk
 from clew.metrics.limits import limited
+from clew.metrics.sdk import views
 
 OVERFLOW = ("otel.metric.overflow", bool, True)
 
 
 @pytest.fixture(autouse=True)
 def no_limit_in_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "HAS_CARDINALITY_LIMIT", False)
+    monkeypatch.setattr(views, "HAS_CARDINALITY_LIMIT", False)
     monkeypatch.setattr(diagnostics, "_said", set())
 
 
@@ -82,7 +82,7 @@ def test_threads_together_stay_within_the_limit() -> None:
 
 
 def test_where_the_sdk_has_a_limit_nothing_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "HAS_CARDINALITY_LIMIT", True)
+    monkeypatch.setattr(views, "HAS_CARDINALITY_LIMIT", True)
 
     def record(value: float, attributes: Any, context: Any) -> None: ...
 

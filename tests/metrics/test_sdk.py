@@ -36,8 +36,20 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 import clew
-from clew.metrics import reentry, sdk
+from clew.metrics import reentry
 from clew.metrics.exemplars import LargestReservoir, NewestReservoir, RequestExemplarFilter, SpreadReservoir
+from clew.metrics.sdk.collection import join_collection, plan_streams
+from clew.metrics.sdk.forked_child import renew_locks, restart_metrics_in_child
+from clew.metrics.sdk.providers import _Listener, exemplar_filter_of, put_first, readers_of, update_resource
+from clew.metrics.sdk.recording import guard_recording
+from clew.metrics.sdk.views import (
+    HAS_CARDINALITY_LIMIT,
+    EveryOtherInstrument,
+    lacks_request_ids,
+    replace_views,
+    reservoir_for,
+    with_reservoirs,
+)
 
 SDK = tuple(int(part) for part in version.__version__.split(".")[:3])
 
@@ -70,22 +82,22 @@ def values(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
 def test_a_view_has_its_reservoir_factory_where_it_was() -> None:
     plain, other = View(instrument_name="x"), View(instrument_name="y")
     assert plain._exemplar_reservoir_factory is other._exemplar_reservoir_factory
-    assert sdk.with_reservoirs(plain)._exemplar_reservoir_factory is sdk.reservoir_for
-    assert plain._exemplar_reservoir_factory is not sdk.reservoir_for  # the user's own is left as it is
+    assert with_reservoirs(plain)._exemplar_reservoir_factory is reservoir_for
+    assert plain._exemplar_reservoir_factory is not reservoir_for  # the user's own is left as it is
 
     def mine(kind: type) -> Any:
         return LargestReservoir
 
     own = View(instrument_name="x", exemplar_reservoir_factory=mine)
-    assert sdk.with_reservoirs(own) is own
+    assert with_reservoirs(own) is own
 
 
 def test_a_view_matches_by_the_method_that_was_asked(provider: MeterProvider) -> None:
     assert list(inspect.signature(View._match).parameters) == ["self", "instrument"]
     counter = provider.get_meter("library").create_counter("orders")
     assert View(instrument_name="orders")._match(counter)
-    assert not sdk.EveryOtherInstrument([View(instrument_name="orders")])._match(counter)
-    assert sdk.EveryOtherInstrument([View(instrument_name="others")])._match(counter)
+    assert not EveryOtherInstrument([View(instrument_name="orders")])._match(counter)
+    assert EveryOtherInstrument([View(instrument_name="others")])._match(counter)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +116,13 @@ def test_a_reservoir_factory_is_asked_about_aggregations_by_the_names_that_are_k
 
     def factory(kind: type) -> Any:
         asked.append(kind)
-        return sdk.reservoir_for(kind)
+        return reservoir_for(kind)
 
     view = View(instrument_name="*", aggregation=aggregation, exemplar_reservoir_factory=factory)
     provider = MeterProvider([reader], views=[view], shutdown_on_exit=False)
     provider.get_meter("library").create_histogram("price").record(1)
     assert asked
-    assert {sdk.reservoir_for(kind) for kind in asked} == {reservoir}, [kind.__name__ for kind in asked]
+    assert {reservoir_for(kind) for kind in asked} == {reservoir}, [kind.__name__ for kind in asked]
 
 
 def test_conflicting_views_are_told_by_the_logger_that_is_quieted(caplog: pytest.LogCaptureFixture) -> None:
@@ -138,7 +150,7 @@ def test_the_storages_of_a_provider_can_be_made_anew_for_a_child(
     counter = provider.get_meter("library").create_counter("orders")
     counter.add(3)
     before = consumer._reader_storages[reader]
-    sdk.restart_metrics_in_child(provider, Resource({"service.instance.id": "child"}))
+    restart_metrics_in_child(provider, Resource({"service.instance.id": "child"}))
     assert consumer._reader_storages[reader] is not before
     counter.add(5)
     data = reader.get_metrics_data()
@@ -156,7 +168,7 @@ def test_the_locks_that_another_thread_may_have_held_are_made_anew_for_a_child(p
     held = [meter._instrument_registration_lock, consumer._lock]
     for lock in held:
         lock.acquire()
-    sdk.restart_metrics_in_child(provider, Resource({}))
+    restart_metrics_in_child(provider, Resource({}))
     done = threading.Event()
 
     def use() -> None:
@@ -174,7 +186,7 @@ def test_tracer_and_logger_providers_take_the_attributes_of_a_child() -> None:
     tracer: Any = tracers.get_tracer("library")
     for provider in (tracers, loggers):
         assert callable(provider._update_resource)
-        sdk.update_resource(provider, child)
+        update_resource(provider, child)
         assert provider.resource.attributes["service.instance.id"] == "child"
         assert provider.resource.attributes["service.name"] == "shop"
     assert tracer.start_span("work").resource.attributes["service.instance.id"] == "child"
@@ -189,7 +201,7 @@ def test_the_api_stands_in_for_a_provider_that_is_not_set_yet_with_a_list_of_met
     assert isinstance(proxy._lock, type(threading.Lock()))
     other: Any = type(proxy)()
     told: list[Any] = []
-    other._meters.append(sdk._Listener(told.append))
+    other._meters.append(_Listener(told.append))
     real = MeterProvider(shutdown_on_exit=False)
     other.on_set_meter_provider(real)
     assert told == [real]
@@ -197,7 +209,7 @@ def test_the_api_stands_in_for_a_provider_that_is_not_set_yet_with_a_list_of_met
 
 def test_what_a_provider_lacks_is_read_from_its_configuration() -> None:
     def lacks(**arguments: Any) -> list[str]:
-        return sdk.lacks_request_ids(MeterProvider(shutdown_on_exit=False, **arguments))
+        return lacks_request_ids(MeterProvider(shutdown_on_exit=False, **arguments))
 
     ours = {"views": clew.views(), "exemplar_filter": clew.exemplar_filter()}
     assert lacks() == ["views=clew.views(…)", "exemplar_filter=clew.exemplar_filter()"]
@@ -211,8 +223,8 @@ def test_views_and_exemplar_filter_of_a_provider_without_instruments_can_be_repl
 ) -> None:
     mine = View(instrument_name="orders", name="sold")
     provider = MeterProvider([reader], views=[mine], shutdown_on_exit=False)
-    sdk.replace_views(provider, lambda theirs: clew.views(*theirs), clew.exemplar_filter())
-    assert isinstance(sdk.exemplar_filter_of(provider), RequestExemplarFilter)
+    replace_views(provider, lambda theirs: clew.views(*theirs), clew.exemplar_filter())
+    assert isinstance(exemplar_filter_of(provider), RequestExemplarFilter)
     with clew.request("r-1"):
         provider.get_meter("library").create_counter("orders").add(1)
     data = reader.get_metrics_data()
@@ -235,7 +247,7 @@ def test_a_processor_of_log_records_can_be_put_first() -> None:
     provider = LoggerProvider(shutdown_on_exit=False)
     theirs, ours = Processor(), Processor()
     provider.add_log_record_processor(theirs)
-    sdk.put_first(provider, ours)
+    put_first(provider, ours)
     assert provider._multi_log_record_processor._log_record_processors == (ours, theirs)
 
 
@@ -247,9 +259,9 @@ def test_the_readers_and_the_exemplar_filter_of_a_provider_are_found(
 ) -> None:
     another = InMemoryMetricReader()
     provider.add_metric_reader(another)
-    assert sdk.readers_of(provider) == [reader, another]
+    assert readers_of(provider) == [reader, another]
     off = MeterProvider(exemplar_filter=AlwaysOffExemplarFilter(), shutdown_on_exit=False)
-    assert isinstance(sdk.exemplar_filter_of(off), AlwaysOffExemplarFilter)
+    assert isinstance(exemplar_filter_of(off), AlwaysOffExemplarFilter)
 
 
 BOUNDS = (1.0, 2.0)
@@ -264,7 +276,7 @@ def plan(views: list[View], bounds: Any = BOUNDS, **preferences: Any) -> Any:
         if bounds is None
         else meter.create_histogram("spent", "s", "Time.", explicit_bucket_boundaries_advisory=list(bounds))
     )
-    return sdk.plans(provider, reader, instrument, bounds)
+    return plan_streams(provider, reader, instrument, bounds)
 
 
 def test_without_a_view_of_the_user_there_is_one_stream_as_the_instrument_has_it() -> None:
@@ -313,7 +325,7 @@ def test_cardinality_limits_of_views_and_readers_are_taken_over() -> None:
 
 def test_whether_the_sdk_has_cardinality_limits_is_told_by_its_views() -> None:
     has = SDK >= (1, 45, 2)
-    assert sdk.HAS_CARDINALITY_LIMIT is has
+    assert HAS_CARDINALITY_LIMIT is has
     reader = InMemoryMetricReader()
     counter = MeterProvider([reader], shutdown_on_exit=False).get_meter("library").create_counter("orders")
     for number in range(2_100):
@@ -352,7 +364,7 @@ def test_metrics_are_joined_with_what_any_reader_collects(
         asked.append(of)
         return [(own, joined)]
 
-    assert sdk.join(reader, provider, collect)
+    assert join_collection(reader, provider, collect)
     assert values(reader) == {"joined": [1]}  # where the SDK itself has nothing
     provider.get_meter("library").create_counter("plain").add(2)
     provider.get_meter("clew", clew.__version__).create_counter("own").add(3)
@@ -377,7 +389,7 @@ def test_all_locks_of_a_provider_are_found_and_renewed(provider: MeterProvider, 
     locks += [(provider, "_meter_lock"), (meter, "_instrument_registration_lock"), (meter, "_instrument_ids_lock")]
     before = [getattr(one, name) for one, name in locks]
     meter._instrument_ids["half made"] = None
-    sdk.renew_locks(provider)
+    renew_locks(provider)
     for (one, name), lock in zip(locks, before, strict=True):
         assert getattr(one, name) is not lock, (one, name)
     assert list(meter._instrument_ids) == list(meter._instrument_id_instrument)
@@ -407,8 +419,8 @@ def test_the_frames_of_the_sdk_are_told_by_the_names_of_its_modules(provider: Me
 def test_all_that_is_measured_goes_by_the_method_that_is_guarded(
     provider: MeterProvider, reader: InMemoryMetricReader
 ) -> None:
-    sdk.guard(provider)
-    sdk.guard(provider)
+    guard_recording(provider)
+    guard_recording(provider)
     meter = provider.get_meter("library")
     gauge = meter.create_gauge("level")
     gauge.set(1)
@@ -421,7 +433,7 @@ def test_all_that_is_measured_goes_by_the_method_that_is_guarded(
 
 
 def test_any_number_of_measurements_may_wait(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
-    sdk.guard(provider)
+    guard_recording(provider)
     counter = provider.get_meter("library").create_counter("orders")
 
     def add() -> None:

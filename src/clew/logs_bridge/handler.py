@@ -25,7 +25,7 @@ from clew.logs.records import filtered
 from clew.logs_bridge.holding import Later, is_taken, size_of
 from clew.logs_bridge.request_id import request_id_of
 from clew.logs_bridge.translation import translate
-from clew.metrics import sdk
+from clew.metrics.sdk.providers import let_enter_again
 
 SERVER_LOGGERS = frozenset(
     {
@@ -108,7 +108,7 @@ class LogHandler(UnlockedHandler):
 
     def _logger(self, name: str) -> Any:
         """Return OpenTelemetry's logger of that name; asked for once, since that takes locks of the provider."""
-        sdk.let_enter_again(self._logger_provider)
+        let_enter_again(self._logger_provider)
         found = self._logger_provider.get_logger(name)
         if len(self._loggers) < _MOST_LOGGERS:
             self._loggers[name] = found

@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 
 from clew.attributes import CARDINALITY_LIMIT, OVERFLOW, Key, clean, key_of
 from clew.diagnostics import count, warn_once
-from clew.metrics import sdk
+from clew.metrics.sdk import views
 
 Attributes = Mapping[str, Any]
 Record = Callable[[float, "Attributes | None", "Context | None"], None]
@@ -32,7 +32,7 @@ def limited(record: Record, name: str, limit: int = CARDINALITY_LIMIT) -> Record
             a limit.
         name: The instrument's, for the log.
     """
-    if sdk.HAS_CARDINALITY_LIMIT:
+    if views.HAS_CARDINALITY_LIMIT:
         return record
     known: set[Key] = set()
     lock = threading.RLock()  # the handler of a signal may measure in the middle

@@ -15,7 +15,8 @@ from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 
 from clew.__about__ import __version__
 from clew.attributes import Key, Value
-from clew.metrics import sdk
+from clew.metrics.sdk.forked_child import renew_locks
+from clew.metrics.sdk.recording import guard_recording
 
 if TYPE_CHECKING:
     from clew.metrics.shards import Series
@@ -89,7 +90,7 @@ class PortableRecorder:
     def __init__(self, provider: MeterProvider) -> None:
         self._provider = provider
         self._operations: list[_PortableOperation] = []
-        sdk.guard(provider)
+        guard_recording(provider)
         meter = provider.get_meter(OWN_SCOPE, __version__)
         self.duration = meter.create_histogram(
             "operation.duration",
@@ -112,7 +113,7 @@ class PortableRecorder:
 
     def renewed(self) -> PortableRecorder:
         """Return this one; the SDK goes on from the parent's totals, without what is under way there."""
-        sdk.renew_locks(self._provider)
+        renew_locks(self._provider)
         operations, self._operations = self._operations, []
         if isinstance(self._provider, SdkMeterProvider):
             for operation in operations:

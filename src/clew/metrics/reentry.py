@@ -19,7 +19,7 @@ from clew.diagnostics import count, report_failure, warn_once
 from clew.interpreter import forks
 
 MODULES: set[str] = {"opentelemetry.metrics._internal"}
-"""The modules whose functions must not be entered again; `clew.metrics.sdk` adds those of the SDK."""
+"""The modules whose functions must not be entered again; `clew.metrics.sdk.recording` adds those of the SDK."""
 
 _HOLD_NOTHING = frozenset({"force_flush", "shutdown"})
 """Functions of these modules that only wait for others."""

@@ -16,8 +16,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.attributes import CARDINALITY_LIMIT, Key, Value
 from clew.diagnostics import warn_once
 from clew.interpreter.interruptions import let_through
-from clew.metrics import sdk
 from clew.metrics.exemplars import HAS_REQUEST, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
+from clew.metrics.sdk.collection import plan_streams, scope_of
+from clew.metrics.sdk.providers import exemplar_filter_of
 from clew.metrics.sharded_operation import ShardedOperation
 from clew.metrics.shards import Interval, Layout, Offer, Series
 from clew.metrics.streams import HistogramStream, Plan, Stream, SumStream
@@ -38,7 +39,7 @@ class ShardedInstrument:
         instrument: Any,
         bounds: Sequence[float] | None,
     ) -> None:
-        self.scope: InstrumentationScope = sdk.scope_of(instrument)
+        self.scope: InstrumentationScope = scope_of(instrument)
         self.bounds: tuple[float, ...] = ()
         self._provider = provider
         self._instrument = instrument
@@ -51,7 +52,7 @@ class ShardedInstrument:
         """Plan the streams of all readers; False where one of them needs the SDK's own aggregation."""
         planned: list[tuple[MetricReader, list[Plan]]] = []
         for reader in readers:
-            plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
+            plans = plan_streams(self._provider, reader, self._instrument, self._advised)
             if plans is None:
                 return False
             planned.append((reader, plans))
@@ -64,7 +65,7 @@ class ShardedInstrument:
         return True
 
     def _new_layout(self) -> Layout:
-        exemplar_filter = sdk.exemplar_filter_of(self._provider)
+        exemplar_filter = exemplar_filter_of(self._provider)
         samples_nothing = isinstance(exemplar_filter, AlwaysOffExemplarFilter)
         thresholds = [math.inf if samples_nothing else -math.inf] * (len(self.bounds) + 1)
         offer = _offer_nothing if samples_nothing else _offer_through(exemplar_filter, thresholds)
@@ -76,7 +77,7 @@ class ShardedInstrument:
 
     def serve_another(self, reader: MetricReader) -> None:
         """Plan the streams of a reader that is added later; it sees what is recorded from now on."""
-        plans = sdk.plans(self._provider, reader, self._instrument, self._advised)
+        plans = plan_streams(self._provider, reader, self._instrument, self._advised)
         known = set(self.bounds)
         if plans is None or any(not known.issuperset(plan.bounds or ()) for plan in plans):
             warn_once(

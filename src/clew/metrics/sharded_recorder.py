@@ -16,9 +16,11 @@ from opentelemetry.sdk.metrics.export import Metric, MetricReader
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from clew.attributes import Value
-from clew.metrics import sdk
 from clew.metrics.deferred import run_deferred
 from clew.metrics.recorder import DURATION_BOUNDS, OWN_SCOPE, OperationRecorder, PortableRecorder
+from clew.metrics.sdk.collection import join_collection
+from clew.metrics.sdk.forked_child import renew_locks
+from clew.metrics.sdk.providers import readers_of
 from clew.metrics.sharded_instruments import ActiveOperations, ShardedInstrument
 from clew.metrics.sharded_operation import ShardedOperation
 
@@ -75,8 +77,8 @@ class ShardedRecorder:
         self._instruments: list[ShardedInstrument] = []
         self._sharded: dict[Any, ShardedInstrument] = {}
         self._operations: tuple[ShardedInstrument, ActiveOperations] | None = None
-        readers = sdk.readers_of(provider)
-        self._is_joined = all(sdk.join(reader, provider, self.collect) for reader in readers)
+        readers = readers_of(provider)
+        self._is_joined = all(join_collection(reader, provider, self.collect) for reader in readers)
         if self._is_joined:
             durations = ShardedInstrument(provider, self._portable.duration, DURATION_BOUNDS)
             active = ActiveOperations(provider, self._portable.active, None)
@@ -104,19 +106,19 @@ class ShardedRecorder:
         if found is not None:
             return found
         sharded = ShardedInstrument(self._provider, instrument, bounds)
-        if not sharded.serve(sdk.readers_of(self._provider)):
+        if not sharded.serve(readers_of(self._provider)):
             return None
         found = self._sharded.setdefault(instrument, sharded)
         if found is sharded:
             self._instruments.append(sharded)
-            for reader in sdk.readers_of(self._provider):  # one that was added meanwhile
+            for reader in readers_of(self._provider):  # one that was added meanwhile
                 if not sharded.serves(reader):
                     sharded.serve_another(reader)
         return found
 
     def renewed(self) -> ShardedRecorder:
         """Return a recorder for a forked child, which the readers are joined to instead of this one."""
-        sdk.renew_locks(self._provider, with_storages=False)
+        renew_locks(self._provider, with_storages=False)
         return ShardedRecorder(self._provider)
 
     def serve_another(self, reader: MetricReader) -> None:
@@ -128,7 +130,7 @@ class ShardedRecorder:
             if self._operations is not None:  # what is under way now will end for this reader too
                 durations, active = self._operations
                 active.add({each: each.running for each in durations.operations() if each.running}, reader)
-        sdk.join(reader, self._provider, self.collect)
+        join_collection(reader, self._provider, self.collect)
 
     def collect(self, reader: MetricReader) -> list[tuple[InstrumentationScope, Metric]]:
         """Take what has been recorded since the last time for all readers, and return the metrics of this one."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from opentelemetry.sdk.metrics import ExemplarFilter
 from opentelemetry.sdk.metrics.view import View
 
-from clew.metrics import sdk
 from clew.metrics.exemplars import RequestExemplarFilter
+from clew.metrics.sdk.views import EveryOtherInstrument, with_reservoirs
 
 
 def exemplar_filter() -> ExemplarFilter:
@@ -30,4 +30,4 @@ def views(*mine: View) -> list[View]:
     Returns:
         `mine` with `clew`'s exemplar reservoirs, and a View for every instrument that none of them matches.
     """
-    return [*(sdk.with_reservoirs(view) for view in mine), sdk.EveryOtherInstrument(mine)]
+    return [*(with_reservoirs(view) for view in mine), EveryOtherInstrument(mine)]

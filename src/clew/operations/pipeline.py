@@ -236,9 +236,9 @@ def _tells_deltas(provider: MeterProvider) -> bool:
     """Tell whether a forked child's provider takes what it is told for more of its parent's total."""
     if provider in ours:
         return False
-    from clew.metrics import sdk
+    from clew.metrics.sdk.providers import tells_deltas
 
-    return sdk.tells_deltas(provider)
+    return tells_deltas(provider)
 
 
 current: Pipeline | None = None

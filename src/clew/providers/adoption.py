@@ -10,15 +10,16 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
 from clew.__about__ import __version__
 from clew.diagnostics import warn_once
-from clew.metrics import sdk
 from clew.metrics.recorder import PortableRecorder
+from clew.metrics.sdk.providers import on_meter_provider
+from clew.metrics.sdk.views import lacks_request_ids
 from clew.operations import pipeline
 from clew.operations.bind import import_bindings
 
 
 def watch() -> None:
     """Adopt the global MeterProvider, now or when the application sets it."""
-    sdk.on_meter_provider(_adopt)
+    on_meter_provider(_adopt)
 
 
 def _adopt(provider: MeterProvider) -> None:
@@ -36,7 +37,7 @@ def say_what_lacks(provider: MeterProvider) -> None:
     if isinstance(provider, NoOpMeterProvider):
         warn_once("no-op provider", "The application has set a NoOpMeterProvider: nothing is measured")
         return
-    lacks = sdk.lacks_request_ids(provider)
+    lacks = lacks_request_ids(provider)
     if lacks:
         warn_once(
             "foreign provider",

@@ -26,7 +26,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
-from clew.metrics import sdk
+from clew.metrics.sdk.providers import put_first
+from clew.metrics.sdk.views import replace_views
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor
 from clew.providers.from_settings import BuiltProvider, ProviderArguments, metric_readers, unusable
@@ -85,7 +86,7 @@ class ConfigFile:
         provider: MeterProvider = self._made(lambda: self._file.create_meter_provider(config, self.resource))
         atexit.unregister(provider.shutdown)
         has_filter = config is not None and config.exemplar_filter is not None
-        sdk.replace_views(
+        replace_views(
             provider,
             lambda theirs: views(*theirs, *self._given.views),
             None if has_filter else exemplar_filter(),
@@ -126,7 +127,7 @@ class ConfigFile:
         limits = self._config.attribute_limits
         provider: LoggerProvider = self._made(lambda: self._file.create_logger_provider(config, self.resource, limits))
         atexit.unregister(provider.shutdown)
-        sdk.put_first(provider, RequestIdLogRecordProcessor())
+        put_first(provider, RequestIdLogRecordProcessor())
         for processor in given or ():
             provider.add_log_record_processor(processor)
         return BuiltProvider(provider, [provider] if given is None else given)

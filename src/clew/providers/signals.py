@@ -22,7 +22,8 @@ from clew.delivery import Part
 from clew.delivery.standby import Standby
 from clew.diagnostics import warn_once
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
-from clew.metrics import sdk
+from clew.metrics.sdk.forked_child import restart_metrics_in_child
+from clew.metrics.sdk.providers import put_first, update_resource
 from clew.operations import pipeline
 from clew.propagation.spans import RequestIdSpanProcessor
 from clew.providers import from_settings
@@ -64,10 +65,10 @@ class Signals:
         # and nothing more: other attributes of a process are the SDK's to renew
         identity = identity_in_child(self.resource, instance_id_given=self.instance_id_given)
         if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
-            sdk.restart_metrics_in_child(self.meter_provider, identity)
+            restart_metrics_in_child(self.meter_provider, identity)
         for provider in (self.tracer_provider, self.logger_provider):
             if provider in pipeline.ours:
-                sdk.update_resource(provider, identity)
+                update_resource(provider, identity)
         for part in self.parts:
             restart: Callable[[], None] | None = getattr(part, "restart_in_child", None)
             if restart is not None:
@@ -214,7 +215,7 @@ def _use_loggers(signals: Signals, provider: Any, given: ProviderArguments) -> N
         return
     if provider not in _given_to:
         _given_to.add(provider)
-        sdk.put_first(provider, RequestIdLogRecordProcessor())
+        put_first(provider, RequestIdLogRecordProcessor())
     for processor in given.log_processors or ():
         provider.add_log_record_processor(processor)
         signals.add(processor)
