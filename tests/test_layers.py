@@ -49,7 +49,6 @@ APART = {
 STILL_TOO_LONG = {
     "clew._measure",
     "clew.instruments",
-    "clew.logs.held",
     "clew.operations.run",
 }
 

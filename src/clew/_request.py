@@ -25,18 +25,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
 
 _THE_FIRST = 0
-"""Stands for the frame of an entry where there was no other one, which is the usual case."""
+"""Stands for the frame of a block where there was no other one, which is the usual case."""
+
+_Block = tuple[RequestCell, Context, Context, int]
+"""A block that was entered: its cell, the Context before it, the Context within it, and the frame that it stands in."""
 
 
 class Request:
     """A request to be entered: made by `clew.request()`, used in a ``with`` statement or as a decorator."""
 
-    __slots__ = ("_entries", "_given")
+    __slots__ = ("_blocks", "_given")
 
     def __init__(self, given: object = None) -> None:
         self._given = given
         # several tasks and threads may be inside at a time, and a generator beside the code that drives it
-        self._entries: list[tuple[RequestCell, Context, Context, int]] = []
+        self._blocks: list[_Block] = []
 
     def __enter__(self) -> str:
         forks.notice()
@@ -48,18 +51,18 @@ class Request:
             outer.request_id = name
         cell = RequestCell(name, outer)
         if tracking.current is not None:
-            cell.follow()
+            cell.track()
         within = with_cell(cell, before)
-        others = self._entries
+        others = self._blocks
         frame = id(sys._getframe(1)) if others else _THE_FIRST  # pyright: ignore[reportPrivateUsage]
-        entry = cell, before, within, frame
+        block = cell, before, within, frame
         try:
-            others.append(entry)
+            others.append(block)
             if not make_current(within):
                 unbound.append(cell)
         except BaseException:  # of a signal's handler, in the middle
-            if entry in others:
-                others.remove(entry)
+            if block in others:
+                others.remove(block)
             leave(cell, before, within)
             raise
         return name
@@ -69,32 +72,32 @@ class Request:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            entered = self._entries
-            entry = entered[0] if len(entered) == 1 else self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+            blocks = self._blocks
+            block = blocks[0] if len(blocks) == 1 else self._block_left(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
         except BaseException:  # of a signal's handler, in the middle
-            cell, before, within, _ = entry = self._entered(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
-            self._entries.remove(entry)
+            cell, before, within, _ = block = self._block_left(id(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
+            self._blocks.remove(block)
             leave(cell, before, within)
             raise
-        cell, before, within, _ = entry
+        cell, before, within, _ = block
         try:
             if error is not None:
                 remember(error, cell.request_id)
-            if cell.entry is not None:
+            if cell.tracked is not None:
                 cell.end(failure_of(error))
             leave(cell, before, within)
         except BaseException:  # of a signal's handler, in the middle
             leave(cell, before, within)
             raise
         finally:
-            entered.remove(entry)
+            blocks.remove(block)
 
-    def _entered(self, frame: int) -> tuple[RequestCell, Context, Context, int]:
+    def _block_left(self, frame: int) -> _Block:
         """Return what the task or thread that asks has entered last, in the same ``with`` statement if it can be."""
-        found = self._entries.copy()
-        found = [entry for entry in found if entry[0].is_owned()] or found
+        found = self._blocks.copy()
+        found = [block for block in found if block[0].is_owned()] or found
         for there in (frame, _THE_FIRST):
-            same = [entry for entry in found if entry[3] == there]
+            same = [block for block in found if block[3] == there]
             if same:
                 return same[-1]
         return found[-1]
@@ -137,13 +140,13 @@ class Request:
 
 def _leave_for_now(request: Request, coroutine: Any) -> Any:
     """Return a coroutine that goes on with the request in which a call has made `coroutine`."""
-    left: RequestCell = request._entries[0][0]  # pyright: ignore[reportPrivateUsage]
-    entry, left.entry = left.entry, None  # what is followed of it ends when that does
+    left: RequestCell = request._blocks[0][0]  # pyright: ignore[reportPrivateUsage]
+    tracked, left.tracked = left.tracked, None  # which ends when that does
 
     async def go_on() -> Any:
         before = get_current()
         cell = RequestCell(left.request_id, cell_in(before))
-        cell.entry = entry
+        cell.tracked = tracked
         within = with_cell(cell, before)
         enter(cell, within)
         try:

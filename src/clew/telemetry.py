@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import Unpack  # for type checkers alone, which know it without the package
 
-    from clew.logs.held import Holding
+    from clew.logs.held import HeldLogs
     from clew.settings.clew_variables import ClewArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
@@ -105,7 +105,7 @@ class Telemetry:
 
     def release_held(self, timeout: float) -> bool:
         """Send what is held too, as `force_flush` does; log records are held no more, since the process is to end."""
-        tracking.let_go()
+        tracking.release_held()
         return self.force_flush(timeout)
 
     def shutdown(self, timeout: float = 3.0) -> bool:
@@ -152,7 +152,7 @@ class Telemetry:
             if _configured is self:
                 _configured = None
                 pipeline.use(None)
-                _follow(None)
+                _track_requests(None)
                 if self._signals.logger_provider is not None:
                     log_handler().uninstall()
 
@@ -189,7 +189,7 @@ class Telemetry:
                 else PortableRecorder(meter_provider)
             )
         )
-        _follow(self.settings)
+        _track_requests(self.settings)
         self._say_destinations()  # while the handler is not there yet: this is not what the program logs
         if signals.logger_provider is not None:
             log_handler().install(signals.logger_provider)
@@ -244,14 +244,14 @@ def log_handler() -> Any:
     return handler
 
 
-def _follow(settings: Settings | None) -> None:
-    """Follow each request from its beginning to its end, where the settings ask for that; None: no more."""
-    holding: Holding | None = None
+def _track_requests(settings: Settings | None) -> None:
+    """Track each request from its beginning to its end, where the settings ask for that; None: track none."""
+    held_logs: HeldLogs | None = None
     if settings is not None and settings.logs == "interesting":
-        from clew.logs.held import Holding
+        from clew.logs.held import HeldLogs
 
-        holding = Holding(slow=settings.logs_slow, share=settings.logs_sample_ratio)
-    tracking.use(holding, canonical=settings is not None and settings.logs_canonical)
+        held_logs = HeldLogs(slow=settings.logs_slow, sample_ratio=settings.logs_sample_ratio)
+    tracking.use(held_logs, canonical=settings is not None and settings.logs_canonical)
 
 
 def _set_policy(settings: Settings) -> None:

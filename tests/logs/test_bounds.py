@@ -16,7 +16,7 @@ from logs.conftest import NEVER, Sent
 import clew
 from clew import diagnostics
 from clew.logs import held
-from clew.logs.held import Held, Holding
+from clew.logs.held import HeldLogs, HeldRequest
 
 logger = logging.getLogger("shop")
 
@@ -95,17 +95,17 @@ class Record:
 
 @dataclass
 class World:
-    """A few entries, some of them inside of others, and what became of every record."""
+    """A few requests, some of them inside of others, and what became of every record."""
 
-    holding: Holding = field(default_factory=lambda: Holding(slow=NEVER, share=0.0))
-    entries: list[Held] = field(default_factory=list)
+    held_logs: HeldLogs = field(default_factory=lambda: HeldLogs(slow=NEVER, sample_ratio=0.0))
+    requests: list[HeldRequest] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     refused: int = 0
     taken: int = 0
     decided_away: int = 0
 
     def check(self) -> None:
-        with_records = [one for one in self.entries if one.records]
+        with_records = [one for one in self.requests if one.records]
         for one in with_records:
             assert len(one.records) <= RECORDS
             assert one.size == sum(record.rendered.size for record in one.records.values()) <= BYTES
@@ -116,7 +116,7 @@ class World:
         assert sum(record.rendered.size for record in total) <= BYTES_OF_ALL
 
     def held(self) -> int:
-        return sum(len(held.records) for held in self.entries)
+        return sum(len(held.records) for held in self.requests)
 
 
 @contextmanager
@@ -148,22 +148,22 @@ def test_whatever_happens_no_bound_is_passed_and_every_record_is_sent_held_dropp
 ) -> None:
     with small_bounds():
         world = World()
-        world.entries.append(world.holding.begin("r"))
+        world.requests.append(world.held_logs.begin("r"))
         for number, (what, index, size) in enumerate(actions):
-            entry = world.entries[index % len(world.entries)]
+            request = world.requests[index % len(world.requests)]
             if what == "begin":
-                world.entries.append(world.holding.begin("r", entry if index >= 0 else None))
+                world.requests.append(world.held_logs.begin("r", request if index >= 0 else None))
             elif what == "log":
                 record = Record(number, size, world.sent)
                 before = world.held()
-                if not entry.takes(logging.INFO, lambda record=record: record):  # type: ignore[misc]
+                if not request.hold(logging.INFO, lambda record=record: record):  # type: ignore[misc]
                     record.send()
-                elif before == world.held() and entry.is_kept is False:
+                elif before == world.held() and request.is_kept is False:
                     world.decided_away += 1
             else:
                 before, sent_before = world.held(), len(world.sent)
                 dropped_before = diagnostics.counts().get("held_logs.dropped", 0)
-                entry.decide(is_kept=what == "keep")
+                request.decide(is_kept=what == "keep")
                 gone = before - world.held()
                 by_bounds = diagnostics.counts().get("held_logs.dropped", 0) - dropped_before
                 world.decided_away += gone - by_bounds - (len(world.sent) - sent_before)
@@ -173,11 +173,11 @@ def test_whatever_happens_no_bound_is_passed_and_every_record_is_sent_held_dropp
         dropped = diagnostics.counts().get("held_logs.dropped", 0)
         away = logged - len(world.sent) - waiting - dropped
         assert away >= 0
-        world.holding.close()
+        world.held_logs.close()
         assert world.held() == 0
         assert len(world.sent) == len(set(world.sent))
         assert len(world.sent) + dropped + away == logged
-        decided_no = any(held.is_kept is False for held in world.entries)
+        decided_no = any(held.is_kept is False for held in world.requests)
         assert decided_no or away == 0, "records are missing though no request was dropped"
 
 

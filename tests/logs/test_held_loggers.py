@@ -260,7 +260,7 @@ def test_what_logs_when_it_is_collected_with_a_held_record_holds_nothing_up(
 ) -> None:
     monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler keeps every record
     monkeypatch.setattr("clew.logs.held.RECORDS_PER_REQUEST", 2)
-    monkeypatch.setattr("clew.logs.held.Holding._watch_in_thread", lambda _: None)  # it may look at a record just then
+    monkeypatch.setattr("clew.logs.held.HeldLogs._watch_in_thread", lambda _: None)  # it may look at a record just then
     written = lines("%(message)s")
 
     class Loud:

@@ -20,7 +20,7 @@ from serving import wait_until
 
 import clew
 from clew.logs import held
-from clew.logs.held import falls_into
+from clew.logs.sampling import is_sampled
 
 logger = logging.getLogger("shop")
 
@@ -134,10 +134,10 @@ def test_a_share_of_the_requests_is_kept_chosen_by_their_ids_alone(hold: Callabl
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=118), st.floats(0, 1))
 def test_a_larger_share_keeps_what_a_smaller_one_keeps(name: str, share: float) -> None:
-    assert falls_into(name, 1)
-    assert not falls_into(name, 0)
-    if falls_into(name, share):
-        assert falls_into(name, min(1, share * 1.5))
+    assert is_sampled(name, 1)
+    assert not is_sampled(name, 0)
+    if is_sampled(name, share):
+        assert is_sampled(name, min(1, share * 1.5))
 
 
 # held by entry
@@ -189,15 +189,15 @@ def test_what_a_further_entry_into_the_same_request_would_drop_the_outer_one_dec
 def test_entries_each_started_by_the_one_before_do_not_pile_up(share: float, hold: Callable[..., Sent]) -> None:
     hold(logs_sample_ratio=share)
 
-    def entries() -> int:
+    def held_requests() -> int:
         gc.collect()
-        return sum(type(found) is held.Held for found in gc.get_objects())
+        return sum(type(found) is held.HeldRequest for found in gc.get_objects())
 
     async def enter(number: int) -> asyncio.Task[Any] | int:
         with clew.request("r-1"):
             if number < 50:
                 return asyncio.create_task(enter(number + 1))
-            return entries()
+            return held_requests()
 
     async def enter_on() -> int:
         found: asyncio.Task[Any] | int = asyncio.create_task(enter(0))
@@ -205,7 +205,7 @@ def test_entries_each_started_by_the_one_before_do_not_pile_up(share: float, hol
             found = await found
         return found
 
-    before = entries()
+    before = held_requests()
     assert asyncio.run(enter_on()) - before < 10
 
 

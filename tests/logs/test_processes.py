@@ -105,7 +105,7 @@ with clew.request("r-1"):
     assert program.told("WROTE") == expected
 
 
-@pytest.mark.parametrize("lock", ["written.target.lock", "tracking.current.holding._lock"])
+@pytest.mark.parametrize("lock", ["written.target.lock", "tracking.current.held_logs._lock"])
 def test_sigterm_is_not_held_up_by_a_lock_that_the_interrupted_code_has(
     lock: str, start: Callable[..., Any], http: Any
 ) -> None:
@@ -189,7 +189,7 @@ child = None
 try:
     with clew.request("r-1"):
         log.info("of the parent")
-        with tracking.current.holding._lock:  # as another thread may have it at the fork
+        with tracking.current.held_logs._lock:  # as another thread may have it at the fork
             child = os.fork()
         if child == 0:
             log.error("of the child")

@@ -29,9 +29,9 @@ from clew.interpreter.interruptions import let_through
 from clew.logs.canonical import LOGGER as CANONICAL
 from clew.logs.records import OWN_FIELDS, filtered
 from clew.logs_bridge.handler import LogHandler, UnlockedHandler
-from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.holding import RenderedRecord, hold, size_of, snapshot
 from clew.logs_bridge.request_id import RequestIdFilter
-from clew.logs_bridge.translation import message_of, snapshot
+from clew.logs_bridge.translation import message_of
 
 __all__ = ["HoldingHandler", "LogHandler", "RequestIdFilter"]
 
@@ -75,7 +75,7 @@ class HoldingHandler(UnlockedHandler):
         if record.levelno < target.level:
             return
         try:
-            is_held = record.name != CANONICAL and is_taken(
+            is_held = record.name != CANONICAL and hold(
                 get_current(), record.levelno, functools.partial(_render_for, target, record)
             )
         except Exception as error:  # a filter or formatter of the target's, which deals with it in its own way
@@ -105,7 +105,7 @@ def _emit(target: logging.Handler, record: logging.LogRecord) -> None:
         target.release()
 
 
-def _render_for(target: logging.Handler, record: logging.LogRecord) -> Later | None:
+def _render_for(target: logging.Handler, record: logging.LogRecord) -> RenderedRecord | None:
     """Return a copy that stays as it is now; None where the filters of the handler do not let the record pass."""
     record = copy.copy(record)
     passed = filtered(target, record)
@@ -124,7 +124,7 @@ def _render_for(target: logging.Handler, record: logging.LogRecord) -> Later | N
     for name, value in fields.items():
         if name not in OWN_FIELDS and not name.startswith("_"):  # which are those of a library
             fields[name] = snapshot(value)
-    return Later(functools.partial(_emit, target, record), size_of(fields), may_wait=True)
+    return RenderedRecord(functools.partial(_emit, target, record), size_of(fields), may_wait=True)
 
 
 _FORMATTER = logging.Formatter()

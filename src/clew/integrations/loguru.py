@@ -14,6 +14,7 @@ logger.add(clew.integrations.loguru.holding(sys.stderr), format="{time} {extra[r
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from typing import Any
 
 from opentelemetry.context import get_current
 
-from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.holding import RenderedRecord, hold, size_of
 from clew.logs_bridge.request_id import NONE, request_id_now
 from clew.policy import policy
 
@@ -102,5 +103,9 @@ class _HoldingCallable:
 def _write(function: Callable[[Any], object], message: Any, given: Any) -> None:
     """Call `function` with what is `given`, now or later."""
     level: int = message.record["level"].no
-    if not is_taken(get_current(), level, lambda: Later(lambda: function(given), size_of(str(message)), may_wait=True)):
+
+    def render() -> RenderedRecord:
+        return RenderedRecord(functools.partial(function, given), size_of(str(message)), may_wait=True)
+
+    if not hold(get_current(), level, render):
         function(given)

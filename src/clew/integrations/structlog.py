@@ -21,9 +21,8 @@ from typing import Any, cast
 
 from opentelemetry.context import get_current
 
-from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.holding import RenderedRecord, hold, size_of, snapshot
 from clew.logs_bridge.request_id import request_id_now
-from clew.logs_bridge.translation import snapshot
 from clew.policy import policy
 
 try:
@@ -118,8 +117,8 @@ class _HoldingLogger:
 
 
 def _write(level: int, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    def render() -> Later:
+    def render() -> RenderedRecord:
         held, named = snapshot(list(args)), snapshot(kwargs)
-        return Later(lambda: method(*held, **named), size_of(held, named), may_wait=True)
+        return RenderedRecord(functools.partial(method, *held, **named), size_of(held, named), may_wait=True)
 
-    return None if is_taken(get_current(), level, render) else method(*args, **kwargs)
+    return None if hold(get_current(), level, render) else method(*args, **kwargs)

@@ -1,29 +1,28 @@
 """Log records that are held in memory while nobody knows yet whether their request is worth reading about.
 
-Each entry into a request has a `Held`. When the request ends, what it holds is let go or dropped; what comes later
-follows. `Holding` is what all of them share: the bounds, and the watch over the age of what is held.
+It is tail sampling, within one process: each request that is tracked has a `HeldRequest`, and when it ends, the records
+in there are sent or dropped, as are those that come later. `HeldLogs` is what all of them share: the bounds, and the
+watch over the age of what is held.
 """
 
 from __future__ import annotations
 
-import _thread
-import hashlib
 import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from clew.diagnostics import count, warn_once
-from clew.interpreter.interruptions import let_through
+from clew.logs.sampling import is_sampled
+from clew.logs.sending import Sendable, send, send_within
 
 RECORDS_PER_REQUEST = 1_000
 BYTES_PER_REQUEST = 256 * 1024
 RECORDS_IN_ALL = 20_000
 BYTES_IN_ALL = 16 * 1024 * 1024
-"""What may be held, of one entry into a request and of all in the process; over these the oldest is dropped."""
+"""What may be held, of one request and of all in the process; over these the oldest is dropped."""
 
 LONGEST_HELD = 60.0
 """In seconds: a request that has a record held longer than this keeps all its records, and is not held any more."""
@@ -32,58 +31,39 @@ _LONGEST_WAIT = 1.0
 """In seconds: how long the end of the process waits for locks that others have."""
 
 
-class Rendered(Protocol):
-    """A record made ready to be sent later: its text, its traceback and its values are what they were when it came."""
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes."""
-        ...
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether sending may wait for a lock of the application's."""
-        ...
-
-    @property
-    def send(self) -> Callable[[], object]:
-        """Sends it when called."""
-        ...
-
-
 @dataclass(slots=True)
-class _Record:
+class _HeldRecord:
     number: int
-    held: Held
-    rendered: Rendered
+    held: HeldRequest
+    rendered: Sendable
     due: float
 
 
-class Held:
-    """The records of one entry into a request, until it is decided what becomes of them.
+class HeldRequest:
+    """The records of one request, from when it is entered until it is decided what becomes of them.
 
     Args:
-        enclosing: The one of the same request that this entry is inside of. What this one would drop, that one goes on
-            to hold.
+        enclosing: Where a request is entered again under its own ID: what is held of it further out, which goes on to
+            hold what this one would drop.
 
     Attributes:
         is_kept: What was decided: None as long as nothing is.
-        is_left_to_enclosing: Whether that one decides.
+        is_left_to_enclosing: Whether that is for the enclosing one to decide.
     """
 
-    __slots__ = ("_enclosing", "_holding", "_started", "is_kept", "is_left_to_enclosing", "records", "size")
+    __slots__ = ("_enclosing", "_held_logs", "_started", "is_kept", "is_left_to_enclosing", "records", "size")
 
-    def __init__(self, holding: Holding, *, is_kept: bool | None, enclosing: Held | None = None) -> None:
-        self._holding = holding
+    def __init__(self, held_logs: HeldLogs, *, is_kept: bool | None, enclosing: HeldRequest | None = None) -> None:
+        self._held_logs = held_logs
         self._enclosing = enclosing
         self.is_left_to_enclosing = False
         self._started = time.monotonic()
         self.is_kept = is_kept
-        self.records: OrderedDict[int, _Record] = OrderedDict()
+        self.records: OrderedDict[int, _HeldRecord] = OrderedDict()
         self.size = 0
 
-    def takes(self, level: int, render: Callable[[], Rendered | None]) -> bool:
-        """Take a record that has just been logged, or return False: then it is to be sent at once.
+    def hold(self, level: int, render: Callable[[], Sendable | None]) -> bool:
+        """Hold or drop a record that has just been logged, or return False: then it is to be sent at once.
 
         Args:
             level: By the numbers of `logging`.
@@ -91,41 +71,41 @@ class Held:
         """
         if level >= logging.ERROR:
             self._keep_all()
-        if level >= logging.WARNING or not self._holding.is_open:
+        if level >= logging.WARNING or not self._held_logs.is_open:
             return False
         if self.is_left_to_enclosing and self._enclosing is not None:
-            return self._enclosing.takes(level, render)
-        if self.is_kept is None and time.monotonic() - self._started > self._holding.slow:
+            return self._enclosing.hold(level, render)
+        if self.is_kept is None and time.monotonic() - self._started > self._held_logs.slow:
             self.decide(is_kept=True)
         if self.is_kept is not None:
             return not self.is_kept
         rendered = render()
-        return rendered is None or self._holding.take(self, rendered)
+        return rendered is None or self._held_logs.hold(self, rendered)
 
     def _keep_all(self) -> None:
-        held: Held | None = self
+        held: HeldRequest | None = self
         while held is not None:
             held.decide(is_kept=True)
             held = held._enclosing
 
     def decide(self, *, is_kept: bool) -> None:
-        """Let the records go, or drop them; the first decision counts."""
+        """Send the records, or drop them; the first decision counts."""
         if self.is_kept is None and not self.is_left_to_enclosing:
-            send(self._holding.decide(self, is_kept))
-            self._holding.decide_on_asked()
+            send(self._held_logs.decide(self, is_kept))
+            self._held_logs.decide_postponed()
 
     def end(self, *, is_kept: bool) -> None:
-        """Decide at the end of the entry, which is kept too where it has lasted long."""
-        self.decide(is_kept=is_kept or time.monotonic() - self._started > self._holding.slow)
+        """Decide at the end of the request, which is kept too where it has lasted long."""
+        self.decide(is_kept=is_kept or time.monotonic() - self._started > self._held_logs.slow)
 
-    def in_charge(self) -> Held:
+    def in_charge(self) -> HeldRequest:
         """Return what holds the records that come now: this one, or an enclosing one that it has been left to."""
         held = self
         while held.is_left_to_enclosing and held._enclosing is not None:
             held = held._enclosing
         return held
 
-    def leave_to_enclosing(self) -> Held | None:
+    def leave_to_enclosing(self) -> HeldRequest | None:
         """Return what has the say in place of this one where that is still undecided, which later records go to."""
         enclosing = None if self._enclosing is None else self._enclosing.in_charge()
         if enclosing is None or enclosing.is_kept is False:
@@ -135,7 +115,7 @@ class Held:
         return enclosing
 
 
-class Holding:
+class HeldLogs:
     """All that is held in this process, within bounds.
 
     A record may be made anywhere, in the middle of this code too: by the handler of a signal, or by an object that is
@@ -144,33 +124,33 @@ class Holding:
 
     Args:
         slow: In seconds: a request that lasts longer is kept.
-        share: From 0 to 1: the share of request IDs whose requests are kept whatever happens.
+        sample_ratio: From 0 to 1: the ratio of requests that are kept whatever happens, by their IDs.
     """
 
-    def __init__(self, *, slow: float, share: float) -> None:
+    def __init__(self, *, slow: float, sample_ratio: float) -> None:
         self.slow = slow
-        self.share = share
+        self.sample_ratio = sample_ratio
         self.is_open = True
         self._lock = threading.RLock()
         self._is_busy = False  # with the lock: whether the thread that has it is in the middle of a change
-        self._asked: deque[tuple[Held, bool]] = deque()
-        self._records: OrderedDict[int, _Record] = OrderedDict()
+        self._postponed: deque[tuple[HeldRequest, bool]] = deque()
+        self._records: OrderedDict[int, _HeldRecord] = OrderedDict()
         self._size = 0
         self._next = 0
         self._is_watched = False
         self._over = threading.Event()
 
-    def begin(self, request_id: str, enclosing: Held | None = None) -> Held:
-        """Begin to hold the records of one entry into a request, or let them pass where its ID is in the share."""
-        is_kept = True if falls_into(request_id, self.share) else None
+    def begin(self, request_id: str, enclosing: HeldRequest | None = None) -> HeldRequest:
+        """Begin to hold the records of a request, or let them pass where it is in the sample."""
+        is_kept = True if is_sampled(request_id, self.sample_ratio) else None
         if enclosing is not None:
             enclosing = enclosing.in_charge()
             if enclosing.is_kept is not None:  # so it decides on nothing any more, and need not be kept in memory
                 is_kept, enclosing = is_kept or enclosing.is_kept or None, None
-        return Held(self, is_kept=is_kept, enclosing=enclosing)
+        return HeldRequest(self, is_kept=is_kept, enclosing=enclosing)
 
-    def take(self, held: Held, rendered: Rendered) -> bool:
-        """Hold a record of an entry, or return False where it is to be sent at once."""
+    def hold(self, held: HeldRequest, rendered: Sendable) -> bool:
+        """Hold a record of a request, or return False where it is to be sent at once."""
         dropped, is_watched = 0, True
         with self._lock:
             if self._is_busy or not self.is_open:
@@ -194,18 +174,18 @@ class Holding:
             _say_dropped(dropped)
         if not is_watched:
             self._watch_in_thread()
-        self.decide_on_asked()
+        self.decide_postponed()
         return True
 
-    def _add(self, held: Held, rendered: Rendered) -> _Record:
-        record = _Record(self._next, held, rendered, time.monotonic() + LONGEST_HELD)
+    def _add(self, held: HeldRequest, rendered: Sendable) -> _HeldRecord:
+        record = _HeldRecord(self._next, held, rendered, time.monotonic() + LONGEST_HELD)
         self._next += 1
         self._records[record.number] = held.records[record.number] = record
         self._size += rendered.size
         held.size += rendered.size
         return record
 
-    def _make_room(self, held: Held, size: int) -> int:
+    def _make_room(self, held: HeldRequest, size: int) -> int:
         """Drop the oldest records until one more of this size may be held; returns how many."""
         dropped = 0
         while held.records and (len(held.records) >= RECORDS_PER_REQUEST or held.size + size > BYTES_PER_REQUEST):
@@ -214,8 +194,8 @@ class Holding:
             dropped += self._remove(next(iter(self._records.values())))
         return dropped
 
-    def _remove(self, record: _Record) -> bool:
-        """Hold a record no more, or return False where it was not held: whoever removes it may send it."""
+    def _remove(self, record: _HeldRecord) -> bool:
+        """Hold a record no more, or return False where it was not held: what removes it may send it."""
         held = record.held
         held.records.pop(record.number, None)
         if self._records.pop(record.number, None) is None:
@@ -224,13 +204,13 @@ class Holding:
         held.size -= record.rendered.size
         return True
 
-    def decide(self, held: Held, is_kept: bool) -> list[Rendered]:
-        """Decide on an entry, and return what is to be sent."""
+    def decide(self, held: HeldRequest, is_kept: bool) -> list[Sendable]:
+        """Decide on a request, and return what is to be sent."""
         with self._lock:
             if held.is_kept is not None or not self.is_open:
                 return []
             if self._is_busy:
-                self._asked.append((held, is_kept))
+                self._postponed.append((held, is_kept))
                 return []
             self._is_busy = True
             try:
@@ -241,8 +221,8 @@ class Holding:
             _say_dropped(dropped)
         return [record.rendered for record in records]
 
-    def _settle(self, held: Held, is_kept: bool) -> tuple[list[_Record], int]:
-        """Settle what becomes of an entry; returns the records to be sent, and how many had to be dropped."""
+    def _settle(self, held: HeldRequest, is_kept: bool) -> tuple[list[_HeldRecord], int]:
+        """Settle what becomes of a request; returns the records to be sent, and how many had to be dropped."""
         enclosing = None if is_kept else held.leave_to_enclosing()
         records = list(held.records.values())
         if enclosing is not None and enclosing.is_kept is None:
@@ -251,23 +231,23 @@ class Holding:
         removed = [record for record in records if self._remove(record)]
         return removed if is_kept else [], 0
 
-    def decide_on_asked(self) -> None:
+    def decide_postponed(self) -> None:
         """Decide on what could not be decided on while this thread was in the middle of a change.
 
-        Not on what is asked for meanwhile: where each decision makes another one needed there would be no end.
+        Not on what is postponed meanwhile: where each decision makes another one needed there would be no end.
         """
-        for _ in range(len(self._asked)):
+        for _ in range(len(self._postponed)):
             if self._is_busy:
                 return
             try:
-                held, is_kept = self._asked.popleft()
+                held, is_kept = self._postponed.popleft()
             except IndexError:  # another thread was quicker
                 return
             if not held.is_left_to_enclosing:
                 send(self.decide(held, is_kept))
 
-    def _hand_over(self, records: list[_Record], enclosing: Held) -> int:
-        """Let the enclosing entry hold what another one has held, in order; returns how many had to be dropped."""
+    def _hand_over(self, records: list[_HeldRecord], enclosing: HeldRequest) -> int:
+        """Let the enclosing one hold what another one has held, in order; returns how many had to be dropped."""
         for record in records:
             record.held.records.clear()
             record.held.size = 0
@@ -290,7 +270,7 @@ class Holding:
                 self._is_watched = False
 
     def _watch(self) -> None:
-        """Let go what has been held too long, until nothing is held."""
+        """Send what has been held too long, until nothing is held."""
         while True:
             with self._lock:
                 oldest = next(iter(self._records.values()), None) if self.is_open else None
@@ -299,7 +279,7 @@ class Holding:
                     return
             left = oldest.due - time.monotonic()
             if left > 0:
-                del oldest  # it may be let go or dropped meanwhile
+                del oldest  # it may be sent or dropped meanwhile
                 self._over.wait(left)
             else:
                 oldest.held.decide(is_kept=True)
@@ -307,8 +287,8 @@ class Holding:
     # the end
 
     def close(self) -> None:
-        """Let go all that is held, and hold nothing any more."""
-        # in the handler of a signal whoever has the lock may be the code that it interrupts
+        """Send all that is held, and hold nothing any more."""
+        # in the handler of a signal the lock may be held by the code that it interrupts
         locked = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
             self.is_open = False
@@ -321,76 +301,24 @@ class Holding:
         self._over.set()
         rendered = [record.rendered for record in records]
         send(one for one in rendered if not one.may_wait)
-        _send_within(_LONGEST_WAIT, [one for one in rendered if one.may_wait])
+        send_within(_LONGEST_WAIT, [one for one in rendered if one.may_wait])
+
+    def renewed(self) -> HeldLogs:
+        """Return one like this that holds nothing yet."""
+        return HeldLogs(slow=self.slow, sample_ratio=self.sample_ratio)
 
     def forget(self) -> None:
         """Drop all that is held, and hold nothing any more: in a forked child, since it is the parent's to decide on.
 
-        Whoever had the lock in the parent is not there.
+        The thread that had the lock in the parent is not there.
         """
         self._lock = threading.RLock()
         self._is_busy = self.is_open = False
         self._records.clear()
-        self._asked.clear()
+        self._postponed.clear()
 
 
-def send(records: Iterable[Rendered]) -> None:
-    """Send records; never raises: one that cannot be sent is counted, and that is said once."""
-    for record in records:
-        try:
-            record.send()
-        except Exception as trouble:
-            let_through(trouble)
-            _say_not_sent(1, f"{type(trouble).__name__}: {trouble}")
-
-
-def _send_within(seconds: float, records: list[Rendered]) -> None:
-    """Send records in a thread of its own, which is left behind when the time is over.
-
-    In the handler of a signal, the code that it interrupts may have the lock of the handler that a record goes to; so
-    may it have those of `threading`, which is not used.
-    """
-    if not records:
-        return
-    left = len(records)
-    over = _thread.allocate_lock()
-    over.acquire()
-
-    def run() -> None:
-        nonlocal left
-        for record in records:
-            send([record])
-            left -= 1
-        over.release()
-
-    try:
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # the interpreter ends, or there are as many threads as there may be
-        run()
-    if not over.acquire(timeout=seconds):
-        _say_not_sent(left, "where it goes to is busy at the end of the process")
-
-
-def _say_not_sent(number: int, reason: str) -> None:
-    count("held_logs.not_sent", number)
-    warn_once(
-        ("held_logs.not_sent", reason),
-        "A log record that had been held could not be sent: %s (said once; each one is counted)",
-        reason,
-    )
-
-
-def falls_into(request_id: str, share: float) -> bool:
-    """Tell whether a request is among the share that is kept; the same in every service and every language.
-
-    The first 8 bytes of the SHA-256 of the ID, as a whole number, most significant byte first, over 2**64.
-    """
-    if share <= 0 or share >= 1:
-        return share >= 1
-    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") < share * 2.0**64
-
-
-def _number(record: _Record) -> int:
+def _number(record: _HeldRecord) -> int:
     return record.number
 
 

@@ -1,5 +1,5 @@
-"""What is kept of each entry into a request until it ends, where that is asked for: the log records that are held, and
-what its canonical line is going to tell.
+"""What is kept of each request until it ends, where that is asked for: the log records that are held, and what its
+canonical line is going to tell.
 
 Nothing here exists, nor costs anything, unless ``CLEW_LOGS=interesting`` or ``CLEW_LOGS_CANONICAL`` is set.
 """
@@ -16,68 +16,65 @@ from clew.interpreter import forks
 
 if TYPE_CHECKING:
     from clew.logs.canonical import Line
-    from clew.logs.held import Held, Holding
+    from clew.logs.held import HeldLogs, HeldRequest
 
 
 class RequestTracking:
-    """What is followed of each request, from `clew.configure()` to its end.
+    """What is tracked of each request, from `clew.configure()` to the end of its `Telemetry`.
 
     Args:
-        holding: What holds log records; None where they are sent at once.
+        held_logs: What holds log records; None where they are sent at once.
         canonical: Whether each request has its canonical line.
     """
 
-    __slots__ = ("canonical", "holding")
+    __slots__ = ("canonical", "held_logs")
 
-    def __init__(self, *, holding: Holding | None, canonical: bool) -> None:
+    def __init__(self, *, held_logs: HeldLogs | None, canonical: bool) -> None:
         if canonical:
-            import_module("clew.logs.canonical")  # now, since whoever interrupted that later would find it half done
-        self.holding = holding
+            import_module("clew.logs.canonical")  # now, since what interrupted that later would find it half done
+        self.held_logs = held_logs
         self.canonical = canonical
 
-    def let_go(self) -> None:
-        """Let go all that is held, and hold nothing any more."""
-        if self.holding is not None:
-            self.holding.close()
+    def release_held(self) -> None:
+        """Send all that is held, and hold nothing any more."""
+        if self.held_logs is not None:
+            self.held_logs.close()
 
     def renewed(self) -> RequestTracking:
         """Return one like this that knows of no request yet."""
-        holding = self.holding
-        return RequestTracking(
-            holding=None if holding is None else type(holding)(slow=holding.slow, share=holding.share),
-            canonical=self.canonical,
-        )
+        held_logs = None if self.held_logs is None else self.held_logs.renewed()
+        return RequestTracking(held_logs=held_logs, canonical=self.canonical)
 
 
 class TrackedRequest:
-    """One entry into a request, until its end."""
+    """One request, from when it is entered until its end; one that is entered again inside of itself is two."""
 
     __slots__ = (
         "_enclosing",
-        "_following",
         "_is_over",
         "_request_id",
         "_started",
+        "_tracking",
         "generators",
         "held",
         "line",
     )
 
     def __init__(
-        self, following: RequestTracking, request_id: str, enclosing: TrackedRequest | None, *, is_held: bool
+        self, tracking: RequestTracking, request_id: str, enclosing: TrackedRequest | None, *, is_held: bool
     ) -> None:
-        self._following = following
+        self._tracking = tracking
         self._enclosing = enclosing
         self._request_id = request_id
         self._started = time.perf_counter()
         self._is_over = False
         self.generators = 0
-        """How many generators are being measured that are not inside of another operation."""
-        self.held: Held | None = None
-        if following.holding is not None and is_held:
-            self.held = following.holding.begin(request_id, None if enclosing is None else enclosing.held)
+        """How many generators are being measured that are inside of no other operation."""
+        self.held: HeldRequest | None = None
+        if tracking.held_logs is not None and is_held:
+            self.held = tracking.held_logs.begin(request_id, None if enclosing is None else enclosing.held)
         self.line: Line | None = None
-        if following.canonical:
+        if tracking.canonical:
             from clew.logs.canonical import Line
 
             self.line = Line()
@@ -85,7 +82,7 @@ class TrackedRequest:
     @property
     def is_current(self) -> bool:
         """Whether it began in this process, and under what is configured now."""
-        return self._following is current
+        return self._tracking is current
 
     def end(self, failure: str | None, name: str | None = None, attributes: Mapping[str, Any] | None = None) -> None:
         """Decide on what is held and write the canonical line; the first call counts, and none ever raises.
@@ -109,8 +106,8 @@ class TrackedRequest:
                 else:
                     line.write(self._request_id, seconds, failure, name, attributes or {})
             self._enclosing = None  # which would keep its own, and so on
-        except Exception as trouble:
-            report_failure("canonical.not_written", trouble, "A request could not be followed to its end")
+        except Exception as error:
+            report_failure("canonical.not_written", error, "The end of a request could not be recorded in the logs")
 
 
 current: RequestTracking | None = None
@@ -119,40 +116,40 @@ current: RequestTracking | None = None
 def begin(
     request_id: str, enclosing: TrackedRequest | None, enclosing_id: str | None, *, is_held: bool = True
 ) -> TrackedRequest | None:
-    """Begin to follow one entry into a request, or return None where nothing is followed.
+    """Begin to track a request that is entered, or return None where nothing is tracked.
 
     Args:
         request_id: Its ID.
-        enclosing: What is followed of the request that it is inside of; it matters where `enclosing_id` is the same ID.
+        enclosing: What is tracked of the request that it is inside of; it matters where `enclosing_id` is the same ID.
         enclosing_id: The ID of that one.
         is_held: Whether its records may be held.
     """
-    following = current
-    if following is None:
+    tracking = current
+    if tracking is None:
         return None
     is_same = enclosing is not None and enclosing_id == request_id and enclosing.is_current
-    return TrackedRequest(following, request_id, enclosing if is_same else None, is_held=is_held)
+    return TrackedRequest(tracking, request_id, enclosing if is_same else None, is_held=is_held)
 
 
-def use(holding: Holding | None, *, canonical: bool) -> None:
-    """Follow the requests that begin from now on; what is held of the ones before is let go."""
-    following = None if holding is None and not canonical else RequestTracking(holding=holding, canonical=canonical)
-    before = exchange(following)
+def use(held_logs: HeldLogs | None, *, canonical: bool) -> None:
+    """Track the requests that begin from now on; what is held of the ones before is sent."""
+    is_wanted = held_logs is not None or canonical
+    before = exchange(RequestTracking(held_logs=held_logs, canonical=canonical) if is_wanted else None)
     if before is not None:
-        before.let_go()
+        before.release_held()
 
 
-def let_go() -> None:
-    """Let go all that is held, and hold nothing any more."""
+def release_held() -> None:
+    """Send all that is held, and hold nothing any more."""
     if current is not None:
-        current.let_go()
+        current.release_held()
 
 
-def exchange(following: RequestTracking | None) -> RequestTracking | None:
-    """Follow the requests that begin from now on, and return by what they were followed before, which goes on."""
+def exchange(tracking: RequestTracking | None) -> RequestTracking | None:
+    """Track the requests that begin from now on, and return what tracked them before, which goes on."""
     global current
-    before, current = current, following
-    if following is not None and following.canonical:
+    before, current = current, tracking
+    if tracking is not None and tracking.canonical:
         from clew.logs import canonical
 
         canonical.let_pass()
@@ -164,12 +161,12 @@ def exchange(following: RequestTracking | None) -> RequestTracking | None:
 
 
 def _renew_in_child() -> None:
-    """What was followed in the parent is the parent's to decide: a forked child follows those that it begins."""
+    """Track the requests that this forked child begins: those of the parent are the parent's to decide on."""
     global current
     if current is not None:
         before, current = current, current.renewed()
-        if before.holding is not None:
-            before.holding.forget()
+        if before.held_logs is not None:
+            before.held_logs.forget()
 
 
 forks.after_in_child(_renew_in_child)

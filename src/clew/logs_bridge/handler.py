@@ -22,7 +22,7 @@ from clew.interpreter.interruptions import is_called_amid
 from clew.interpreter.locks import renew_in_child
 from clew.logs.canonical import LOGGER as CANONICAL
 from clew.logs.records import filtered
-from clew.logs_bridge.holding import Later, is_taken, size_of
+from clew.logs_bridge.holding import RenderedRecord, hold, size_of
 from clew.logs_bridge.request_id import request_id_of
 from clew.logs_bridge.translation import translate
 from clew.metrics.sdk.providers import let_enter_again
@@ -96,12 +96,12 @@ class LogHandler(UnlockedHandler):
             finally:
                 _sending.set(before)
 
-        def render() -> Later:
+        def render() -> RenderedRecord:
             held = translated()
-            return Later(functools.partial(self._send, record.name, held), size_of(held.body, held.attributes))
+            return RenderedRecord(functools.partial(self._send, record.name, held), size_of(held.body, held.attributes))
 
         try:
-            if record.name == CANONICAL or not is_taken(context, record.levelno, render):
+            if record.name == CANONICAL or not hold(context, record.levelno, render):
                 self._send(record.name, translated())
         except Exception as error:
             report_failure("log.not_sent", error, "A log record could not be sent")

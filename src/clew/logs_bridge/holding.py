@@ -1,15 +1,24 @@
-"""What the integrations of loggers share: to hand a record over to its request, which holds it or lets it pass."""
+"""Log records that a request holds: how one is offered to its request, and made ready to be sent later.
+
+The handlers of `logging`, structlog and loguru have this in common.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, cast
+from uuid import UUID
 
 from opentelemetry.context import Context
 
+from clew.any_value import text_of
 from clew.logs import tracking
-from clew.logs.held import Rendered
+from clew.logs.sending import Sendable
 from clew.propagation.cell import cell_in
 
 _OVERHEAD = 500
@@ -17,27 +26,44 @@ _OVERHEAD = 500
 
 _DEEPEST = 8
 
+_UNCHANGING = (
+    str,
+    bool,
+    int,
+    float,
+    complex,
+    bytes,
+    date,
+    time,
+    timedelta,
+    tzinfo,
+    Decimal,
+    Enum,
+    PurePath,
+    UUID,
+)
 
-def is_taken(context: Context, level: int, render: Callable[[], Rendered | None]) -> bool:
-    """Tell whether the request in `context` has taken a record: to hold it, or to drop it. Else it is to be sent now.
+
+def hold(context: Context, level: int, render: Callable[[], Sendable | None]) -> bool:
+    """Let the request in `context` hold or drop a record, or return False: then it is to be sent at once.
 
     Args:
         context: The one that the record was made in.
         level: By the numbers of `logging`.
-        render: Makes the record ready to be sent later; asked only where it is held.
+        render: Makes the record ready to be sent later; called only where it is held. None where it is to be dropped.
     """
     if tracking.current is None:
         return False
     cell = cell_in(context)
-    entry = None if cell is None else cell.entry
-    if entry is None or entry.held is None or not entry.is_current:
+    request = None if cell is None else cell.tracked
+    if request is None or request.held is None or not request.is_current:
         return False
-    return entry.held.takes(level, render)
+    return request.held.hold(level, render)
 
 
 @dataclass(slots=True)
-class Later:
-    """A record to be sent later, by a call."""
+class RenderedRecord:
+    """A record that is ready to be sent later: a call sends it."""
 
     send: Callable[[], object]
     size: int
@@ -62,3 +88,17 @@ def _size(value: Any, depth: int) -> int:
             parts: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
             return 64 + sum(_size(part, depth + 1) for part in parts)
     return 32
+
+
+def snapshot(value: Any, depth: int = 0) -> Any:
+    """Return `value` as it is now: itself where it cannot change, a copy of a container, else its text."""
+    if value is None or isinstance(value, _UNCHANGING):
+        return value
+    if depth < _DEEPEST:
+        if isinstance(value, dict):
+            items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            return {key: snapshot(item, depth + 1) for key, item in items}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            values = [snapshot(item, depth + 1) for item in cast("list[Any]", value)]
+            return tuple(values) if isinstance(value, (tuple, set, frozenset)) else values
+    return text_of(value)

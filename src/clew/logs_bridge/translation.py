@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from datetime import date, time, timedelta, tzinfo
-from decimal import Decimal
-from enum import Enum
-from pathlib import PurePath
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
@@ -36,25 +31,6 @@ from clew.failures import error_type_of
 from clew.interpreter.interruptions import let_through
 from clew.logs.records import OWN_FIELDS
 from clew.policy import policy
-
-_UNCHANGING = (
-    str,
-    bool,
-    int,
-    float,
-    complex,
-    bytes,
-    date,
-    time,
-    timedelta,
-    tzinfo,
-    Decimal,
-    Enum,
-    PurePath,
-    UUID,
-)
-
-_DEEPEST = 8
 
 
 def translate(record: logging.LogRecord, context: Context, request_id: str | None, body: str | None) -> LogRecord:
@@ -121,17 +97,3 @@ def message_of(record: logging.LogRecord) -> Any:
     except Exception as error:  # arguments that do not fit the text: nothing of it is lost
         let_through(error)
         return f"{text_of(record.msg)} {text_of(record.args)}"
-
-
-def snapshot(value: Any, depth: int = 0) -> Any:
-    """Return `value` as it is now: itself where it cannot change, a copy of a container, else its text."""
-    if value is None or isinstance(value, _UNCHANGING):
-        return value
-    if depth < _DEEPEST:
-        if isinstance(value, dict):
-            items: list[tuple[Any, Any]] = list(value.items())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            return {key: snapshot(item, depth + 1) for key, item in items}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            values = [snapshot(item, depth + 1) for item in cast("list[Any]", value)]
-            return tuple(values) if isinstance(value, (tuple, set, frozenset)) else values
-    return text_of(value)

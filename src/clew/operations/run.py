@@ -38,13 +38,13 @@ class Run:
         "_before",
         "_context",
         "_expected",
-        "_followed",
         "_is_recorded",
         "_name",
         "_operation",
         "_pipeline",
         "_reason",
         "_started",
+        "_tracked",
         "_within",
         "attributes",
         "is_under_way",
@@ -79,7 +79,7 @@ class Run:
         self._within: Context | None = None
         self.span: Span | None = None
         self._context: Context | None = get_current() if keeps_context else None
-        self._followed: TrackedOperation | None = None
+        self._tracked: TrackedOperation | None = None
         self._is_recorded = False
         self.is_under_way = False
         self._operation = pipeline.operation(name)
@@ -92,7 +92,7 @@ class Run:
             if span if span is not None else pipeline.spans:
                 self._start_span(keeps_context)
             if pipeline.tracks_requests:
-                self._followed = _followed(name, is_generator=keeps_context)
+                self._tracked = _track(name, is_generator=keeps_context)
             self._started = clock()
         except BaseException:  # of a signal's handler, in the middle
             self._forget()
@@ -156,13 +156,13 @@ class Run:
             if make_current(within):
                 self._before, self._within = before, within
         if self._pipeline.tracks_requests:
-            self._followed = _followed(self._name, is_generator=False)
+            self._tracked = _track(self._name, is_generator=False)
         self._started += clock()
 
     def leave(self) -> None:
         """Be current no more for what comes after the call."""
-        if self._followed is not None:
-            self._followed.leave()
+        if self._tracked is not None:
+            self._tracked.leave()
         if self._within is not None and get_current() is self._within and self._before is not None:
             make_current(self._before)
 
@@ -189,9 +189,9 @@ class Run:
             span.set_attributes(attributes)
 
     def _tell_line(self, attributes: Mapping[str, Value]) -> None:
-        entry = None if self._followed is None else self._followed.entry
-        if entry is not None and entry.line is not None and entry.is_current:
-            entry.line.tell(attributes)
+        request = None if self._tracked is None else self._tracked.request
+        if request is not None and request.line is not None and request.is_current:
+            request.line.tell(attributes)
 
     def fail(self, reason: object) -> None:
         """Tell that this run has failed, for a reason that becomes its ``error.type``."""
@@ -218,8 +218,8 @@ class Run:
                 _not_recorded(self._name, trouble)
             finally:
                 try:
-                    if self._followed is not None:
-                        self._followed.end(seconds, error_type)
+                    if self._tracked is not None:
+                        self._tracked.end(seconds, error_type)
                 finally:
                     if self.span is not None:
                         self._end_span(error, error_type)
@@ -295,8 +295,8 @@ class Run:
             if self._pipeline.is_open:
                 self._operation.recorder.abandon()
             count("operation.abandoned")
-            if self._followed is not None:
-                self._followed.leave()
+            if self._tracked is not None:
+                self._tracked.leave()
             if self.span is not None and self.span.is_recording():
                 self.span.end()
         except Exception as trouble:
@@ -342,45 +342,45 @@ class Run:
 class TrackedOperation:
     """The part of a run in its request: whether it is inside of another operation there, and how it ends.
 
-    An operation that is inside of no other one of its entry into the request has a say in whether that has failed.
+    An operation that is inside of no other one of its request has a say in whether that has failed.
     """
 
-    __slots__ = ("_around", "_cell", "_is_generator", "_is_outermost", "_is_over", "_name", "entry")
+    __slots__ = ("_around", "_cell", "_is_generator", "_is_outermost", "_is_over", "_name", "request")
 
     _around: TrackedOperation | None
     _is_over: bool
 
-    def __init__(self, name: str, cell: RequestCell, entry: TrackedRequest, *, is_generator: bool) -> None:
+    def __init__(self, name: str, cell: RequestCell, request: TrackedRequest, *, is_generator: bool) -> None:
         around: TrackedOperation | None = _innermost.get()
         while around is not None and around._is_over:
             around = around._around
         self._name = name
         self._cell = cell
-        self.entry = entry
+        self.request = request
         self._around = around
         self._is_over = False
-        self._is_outermost = entry.generators == 0 and (around is None or around.entry is not entry)
+        self._is_outermost = request.generators == 0 and (around is None or around.request is not request)
         self._is_generator = is_generator
         if not is_generator:
             _innermost.set(self)
         elif self._is_outermost:  # its steps run in the Context of whoever asks for them
-            entry.generators += 1
-        if self._is_outermost and entry.line is not None:
-            entry.line.begins(name)
+            request.generators += 1
+        if self._is_outermost and request.line is not None:
+            request.line.begins(name)
 
     def end(self, seconds: float, error_type: str | None) -> None:
         """Tell the request how the operation has ended."""
         self.leave()
         if self._is_outermost and error_type is not None and self._cell.failure is None:
             self._cell.failure = error_type
-        if self.entry.line is not None and self.entry.is_current:  # not that of a parent, whose thread may hold it
-            self.entry.line.add(self._name, seconds, is_failure=error_type is not None)
+        if self.request.line is not None and self.request.is_current:  # not that of a parent, whose thread may hold it
+            self.request.line.add(self._name, seconds, is_failure=error_type is not None)
 
     def leave(self) -> None:
         """Be the innermost operation no more."""
         self._is_over = True
         if self._is_generator:
-            self.entry.generators -= self._is_outermost
+            self.request.generators -= self._is_outermost
         elif _innermost.get() is self:
             _innermost.set(self._around)
 
@@ -388,12 +388,12 @@ class TrackedOperation:
 _innermost: Variable[TrackedOperation] = Variable("clew-operation")
 
 
-def _followed(name: str, *, is_generator: bool) -> TrackedOperation | None:
+def _track(name: str, *, is_generator: bool) -> TrackedOperation | None:
     cell = cell_in(get_current())
-    entry = None if cell is None else cell.entry
-    if cell is None or entry is None or not entry.is_current:
+    request = None if cell is None else cell.tracked
+    if cell is None or request is None or not request.is_current:
         return None
-    return TrackedOperation(name, cell, entry, is_generator=is_generator)
+    return TrackedOperation(name, cell, request, is_generator=is_generator)
 
 
 def begin(

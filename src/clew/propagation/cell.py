@@ -1,4 +1,4 @@
-"""The current request: a cell under one key of the OpenTelemetry Context, one for each entry into a request.
+"""The current request: a cell under one key of the OpenTelemetry Context, a new one each time a request is entered.
 
 Whatever carries the Context (asyncio, contextvars, propagators, other instrumentations) carries the request with it. A
 cell is filled later where its request has no ID yet: what names the request inside names it for the code outside too.
@@ -83,26 +83,26 @@ class RequestCell:
     Attributes:
         request_id: None until somebody inside has named the request.
         failure: The ``error.type`` of a request that has failed, as far as that is known.
-        entry: What is followed of this entry into the request; None where nothing is, or nobody tells its end.
+        tracked: What is kept of the request until its end; None where nothing is, or nobody tells its end.
     """
 
-    __slots__ = ("_left_behind", "_outer", "_owner_task", "_owner_thread", "entry", "failure", "request_id")
+    __slots__ = ("_left_behind", "_outer", "_owner_task", "_owner_thread", "failure", "request_id", "tracked")
 
     def __init__(self, request_id: str | None, outer: RequestCell | None = None) -> None:
         self.request_id = request_id
         self.failure: str | None = None
-        self.entry: tracking.TrackedRequest | None = None
+        self.tracked: tracking.TrackedRequest | None = None
         self._outer = outer
         self._left_behind: _LeftBehind | None = None
         self._owner_thread = threading.get_ident()
         self._owner_task = id(_current_task())
 
-    def follow(self, *, is_held: bool = True) -> None:
-        """Follow the request from here on, as is configured: what has entered it tells its `end`."""
+    def track(self, *, is_held: bool = True) -> None:
+        """Track the request from here on, as is configured: what has entered it tells its `end`."""
         name, outer = self.request_id, self._outer
         if tracking.current is not None and name is not None:
-            around = (None, None) if outer is None else (outer.entry, outer.request_id)
-            self.entry = tracking.begin(name, *around, is_held=is_held)
+            around = (None, None) if outer is None else (outer.tracked, outer.request_id)
+            self.tracked = tracking.begin(name, *around, is_held=is_held)
 
     def end(
         self, failure: str | None = None, name: str | None = None, attributes: Mapping[str, Any] | None = None
@@ -110,8 +110,8 @@ class RequestCell:
         """Tell that what the request was for is done, and what it has failed of; the first call counts."""
         if failure is not None:
             self.failure = failure
-        if self.entry is not None:
-            self.entry.end(self.failure, name, attributes)
+        if self.tracked is not None:
+            self.tracked.end(self.failure, name, attributes)
 
     def is_owned(self) -> bool:
         """Tell whether the running task or thread is the one that entered the request."""

@@ -90,7 +90,7 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
 
 def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
     with process._lock:
-        before, pipeline_before, following_before = process._configured, pipeline.current, tracking.current
+        before, pipeline_before, tracking_before = process._configured, pipeline.current, tracking.current
         policy_before = policy.snapshot()
         handler_before, propagator_before = handler.installed(), propagate.get_global_textmap()
         arguments: Mapping[str, Any] = {}
@@ -115,7 +115,7 @@ def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
             pipeline.use(None if is_over else pipeline_before)
             if pipeline.current is not None:
                 pipeline.current.is_open = True
-            tracking.exchange(None if is_over else following_before)
+            tracking.exchange(None if is_over else tracking_before)
             if handler_before is None or is_over:
                 handler.uninstall()
             propagate.set_global_textmap(propagator_before)

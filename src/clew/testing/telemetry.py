@@ -241,7 +241,7 @@ class CapturedTelemetry(Telemetry):
         """Let operations be recorded for this test, as the settings say; no log record is held in a test."""
         before = pipeline.current
         tracking.exchange(
-            tracking.RequestTracking(holding=None, canonical=True) if self.settings.logs_canonical else None
+            tracking.RequestTracking(held_logs=None, canonical=True) if self.settings.logs_canonical else None
         )
         recorder = CapturingRecorder(self._signals.meter_provider, self._calls.append, self._watch)
         self._recorder = recorder

@@ -1,4 +1,4 @@
-"""A request that a server was asked for, from its entry until it is left: what all server integrations share.
+"""A request that a server was asked for, from its beginning until it is left: what all server integrations share.
 
 It is its own cell in the Context: what finds the request there finds what has been told of it so far.
 """
@@ -72,7 +72,7 @@ class ServerRequest(CarrierCell):
         super().__init__(request_id, outer)
         self.headers = headers
         if tracking.current is not None:
-            self.follow(is_held=is_held)
+            self.track(is_held=is_held)
         if carrier is not None:
             carrier[CARRIER_KEY] = self
         self._before: Context | None = before
@@ -84,9 +84,9 @@ class ServerRequest(CarrierCell):
             raise
 
     @property
-    def is_followed(self) -> bool:
+    def is_tracked(self) -> bool:
         """Whether somebody wants to know when it ends, and how."""
-        return self.entry is not None
+        return self.tracked is not None
 
     @property
     def context(self) -> Context:
@@ -110,7 +110,7 @@ class ServerRequest(CarrierCell):
             failure = error_type_of(type(error))
         if failure is not None:
             self.failure = failure
-        if is_over and self.entry is not None:
+        if is_over and self.tracked is not None:
             self.end(failure)
         self.ended = True
         self.around = None
@@ -142,7 +142,7 @@ class HttpRequest(ServerRequest):
     @property
     def is_observed(self) -> bool:
         """Whether anything waits for its response to have been sent."""
-        return self.measurement is not None or self.entry is not None
+        return self.measurement is not None or self.tracked is not None
 
     def response_starts(self) -> None:
         """Look who else measures the request; called in the midst of the start of its response."""
@@ -188,7 +188,7 @@ class HttpRequest(ServerRequest):
                 )
         except Exception as failed:
             not_measured(failed)
-        if self.entry is not None:
+        if self.tracked is not None:
             self._end_line(method, template, error if is_failure else None)
 
     def _end_line(self, method: str | None, route: str | None, error: BaseException | None) -> None:

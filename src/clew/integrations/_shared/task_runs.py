@@ -84,7 +84,7 @@ class TaskRun:
             if around is not None:  # a message that is read inside a request is not that request
                 before, around = Context(), None
         self._cell = RequestCell(self.request_id, around)
-        self._cell.follow()
+        self._cell.track()
         self._within = with_cell(self._cell, before)
 
     def __enter__(self) -> TaskRun:

@@ -190,7 +190,7 @@ class _Call(AbstractContextManager[None]):
         if self._measurement is not None:
             self._measurement.end(status=status, error_type=error_type, context=request.context)
         is_unhandled = error_type is not None and error_type != status
-        if request.is_followed:
+        if request.is_tracked:
             fields = {"rpc.system.name": "grpc", "rpc.method": self._method, "rpc.response.status_code": status}
             request.end(failure=error_type, name=self._method, attributes=fields)
         request.leave(error if is_unhandled else None, error_type)
