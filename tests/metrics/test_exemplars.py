@@ -18,7 +18,7 @@ from recorded import Recorded
 from stopped_clock import StoppedClock
 
 import clew
-from clew.metrics.exemplars import LABEL_BUDGET, ExemplarCandidate
+from clew.metrics.exemplars import LABEL_BUDGET, ExemplarCandidate, identifiers_in
 
 
 @pytest.fixture
@@ -251,9 +251,8 @@ def test_all_labels_together_stay_within_the_budget_the_request_id_first(
         span = NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)))
         context = set_span_in_context(span, context)
     others.pop("request_id", None)
-    kept = ExemplarCandidate(1.0, 1, others, context)
-    kept.request_id = request_id
-    exemplar = kept.exemplar({})
+    identifiers = identifiers_in(context)._replace(request_id=request_id)
+    exemplar = ExemplarCandidate(1.0, 1, others, identifiers).exemplar({})
     labels = dict(exemplar.filtered_attributes or {})
     size = sum(len(name) + len(str(value)) for name, value in labels.items())
     if exemplar.span_id is not None:

@@ -1,7 +1,7 @@
 """Exemplars: the real measurements kept beside an aggregate, each with the request ID it was made in.
 
-Of each bucket the largest measurement of the interval is kept, since the slow is what people look for. The request ID
-goes on an exemplar as a filtered attribute, by the SDK's public exemplar interfaces, so on every instrument of a
+Of each bucket the largest measurement of the interval is kept, since slow calls are what people look for. The request
+ID goes on an exemplar as a filtered attribute, by the SDK's public exemplar interfaces, so on every instrument of a
 provider and never on a data point.
 
 Reference: https://opentelemetry.io/docs/specs/otel/metrics/sdk/#exemplar
@@ -13,11 +13,11 @@ import threading
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from random import randrange
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
-from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span, set_span_in_context
 
 from clew.diagnostics import count, warn_once
 from clew.policy import policy
@@ -35,20 +35,39 @@ _MOST_SAMPLED = 4
 (SPAN_KEY,) = set_span_in_context(INVALID_SPAN, Context())
 """Under which the Context has the current span."""
 
-HAS_REQUEST = 2
-HAS_SPAN = 1
 
-
-def identifiers_in(context: Context) -> int:
-    """Tell what a measurement made in `context` leads to: a request (2), a sampled span (1), both (3), nothing (0).
+class Identifiers(NamedTuple):
+    """What a measurement leads to: a request, a sampled span, both, or nothing.
 
     A span that is not sampled is stored nowhere, so it leads nowhere.
     """
-    links = 0 if request_id_in(context) is None else HAS_REQUEST
-    span = context.get(SPAN_KEY)
-    if span is not None and get_current_span(context).get_span_context().trace_flags.sampled:
-        links |= HAS_SPAN
-    return links
+
+    rank: int
+    """3 for both, `REQUEST_RANK` for a request, 1 for a span, 0 for nothing."""
+    request_id: str | None = None
+    span_context: SpanContext | None = None
+
+
+REQUEST_RANK = 2
+_SPAN_RANK = 1
+_NO_IDENTIFIERS = Identifiers(0)
+
+
+def identifiers_in(context: Context) -> Identifiers:
+    """Return what a measurement that is made in `context` leads to."""
+    request_id = request_id_in(context)
+    if SPAN_KEY not in context:
+        return _NO_IDENTIFIERS if request_id is None else Identifiers(REQUEST_RANK, request_id)
+    span_context = _sampled_span_in(context)
+    rank = (0 if request_id is None else REQUEST_RANK) + (0 if span_context is None else _SPAN_RANK)
+    return Identifiers(rank, request_id, span_context)
+
+
+def _sampled_span_in(context: Context) -> SpanContext | None:
+    if context.get(SPAN_KEY) is None:
+        return None
+    span_context = get_current_span(context).get_span_context()
+    return span_context if span_context.trace_flags.sampled else None
 
 
 class RequestExemplarFilter(ExemplarFilter):
@@ -58,48 +77,47 @@ class RequestExemplarFilter(ExemplarFilter):
         self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context
     ) -> bool:
         """Tell whether `context` has a request ID or a sampled span."""
-        return identifiers_in(context) != 0
+        return request_id_in(context) is not None or _sampled_span_in(context) is not None
 
 
 class ExemplarCandidate:
     """A measurement that may become an exemplar; `bucket` is where it stands in a shard."""
 
-    __slots__ = ("attributes", "bucket", "links", "request_id", "span_id", "time_unix_nano", "trace_id", "value")
+    __slots__ = ("attributes", "bucket", "identifiers", "time_unix_nano", "value")
 
     def __init__(
         self,
         value: float,
         time_unix_nano: int,
         attributes: Mapping[str, Any] | None,
-        context: Context,
+        identifiers: Identifiers,
         bucket: int = 0,
     ) -> None:
         self.value = value
-        self.bucket = bucket
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
-        self.links = identifiers_in(context)
-        self.request_id = request_id_in(context)
-        self.trace_id: int | None = None
-        self.span_id: int | None = None
-        if self.links & HAS_SPAN:
-            span = get_current_span(context).get_span_context()
-            self.trace_id, self.span_id = span.trace_id, span.span_id
+        self.identifiers = identifiers
+        self.bucket = bucket
 
     def outranks(self, other: ExemplarCandidate | None) -> bool:
-        """Tell whether this one is kept rather than `other`: larger; or else better linked; or else earlier."""
+        """Tell whether this one is preferred to `other`: the larger one, of equal ones the one that leads to more.
+
+        Where they are equal in that too, the earlier one.
+        """
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
-        return (self.links, -self.time_unix_nano) > (other.links, -other.time_unix_nano)
+        rank, others_rank = self.identifiers.rank, other.identifiers.rank
+        return (rank, -self.time_unix_nano) > (others_rank, -other.time_unix_nano)
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
-        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then what else fits."""
+        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then attributes while they fit."""
+        _, request_id, span_context = self.identifiers
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
-        if self.request_id is not None:
-            needed = len(policy.attribute) + len(self.request_id)
+        if request_id is not None:
+            needed = len(policy.attribute) + len(request_id)
             if needed <= left:
-                filtered[policy.attribute] = self.request_id
+                filtered[policy.attribute] = request_id
                 left -= needed
             else:  # only where CLEW_REQUEST_ID_ATTRIBUTE has made the name longer
                 count("exemplar.request_id.dropped")
@@ -107,16 +125,14 @@ class ExemplarCandidate:
                     "exemplar.request_id.dropped",
                     "A request ID of %d characters does not fit on exemplars beside the name %s: together they may "
                     "have %d",
-                    len(self.request_id),
+                    len(request_id),
                     policy.attribute,
                     LABEL_BUDGET,
                 )
-        trace_id, span_id = self.trace_id, self.span_id
-        if span_id is not None:
-            if left >= _SPAN_LABELS:
-                left -= _SPAN_LABELS
-            else:
-                trace_id = span_id = None
+        trace_id = span_id = None
+        if span_context is not None and left >= _SPAN_LABELS:
+            trace_id, span_id = span_context.trace_id, span_context.span_id
+            left -= _SPAN_LABELS
         if self.attributes:
             for name, value in self.attributes.items():
                 if name in filtered or (point_attributes is not None and name in point_attributes):
@@ -133,41 +149,44 @@ class LargestReservoir(ExemplarReservoir):
 
     def __init__(self, boundaries: Sequence[float] = (), **_: Any) -> None:
         self._boundaries = boundaries
-        self._held: dict[int, ExemplarCandidate] = {}
+        self._candidates: dict[int, ExemplarCandidate] = {}
         self._lock = threading.Lock()
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
         """Keep the measurement if it is the largest of its bucket; only then is the Context read."""
         index = bisect_left(self._boundaries, value)
         with self._lock:
-            held = self._held.get(index)
-            if held is None or value > held.value or (value == held.value and identifiers_in(context) > held.links):
-                self._held[index] = ExemplarCandidate(value, time_unix_nano, attributes, context)
+            best = self._candidates.get(index)
+            if best is not None and value < best.value:
+                return
+            identifiers = identifiers_in(context)
+            if best is None or value > best.value or identifiers.rank > best.identifiers.rank:
+                self._candidates[index] = ExemplarCandidate(value, time_unix_nano, attributes, identifiers)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplars in order of their buckets, and begin anew."""
         with self._lock:
-            held, self._held = self._held, {}
-        return [held[index].exemplar(point_attributes) for index in sorted(held)]
+            candidates, self._candidates = self._candidates, {}
+        return [candidates[index].exemplar(point_attributes) for index in sorted(candidates)]
 
 
 class NewestReservoir(ExemplarReservoir):
     """Keeps the newest measurement, which is the one that a gauge shows."""
 
     def __init__(self, **_: Any) -> None:
-        self._held: ExemplarCandidate | None = None
+        self._newest: ExemplarCandidate | None = None
         self._lock = threading.Lock()
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
         """Keep the measurement."""
         with self._lock:
-            self._held = ExemplarCandidate(value, time_unix_nano, attributes, context)
+            self._newest = ExemplarCandidate(value, time_unix_nano, attributes, identifiers_in(context))
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplar, if there is one, and begin anew."""
         with self._lock:
-            held, self._held = self._held, None
-        return [] if held is None else [held.exemplar(point_attributes)]
+            newest, self._newest = self._newest, None
+        return [] if newest is None else [newest.exemplar(point_attributes)]
 
 
 class SpreadReservoir(ExemplarReservoir):
@@ -181,30 +200,31 @@ class SpreadReservoir(ExemplarReservoir):
         self._largest: list[ExemplarCandidate] = []  # smallest first
         self._newest: ExemplarCandidate | None = None
         self._sampled: list[ExemplarCandidate] = []
-        self._seen = 0
+        self._number_offered = 0
 
     def offer(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any] | None, context: Context) -> None:
         """Keep the measurement as the newest, and perhaps longer."""
-        kept = ExemplarCandidate(value, time_unix_nano, attributes, context)
+        candidate = ExemplarCandidate(value, time_unix_nano, attributes, identifiers_in(context))
         with self._lock:
-            self._newest = kept
-            self._seen += 1
+            self._newest = candidate
+            self._number_offered += 1
             if len(self._sampled) < _MOST_SAMPLED:
-                self._sampled.append(kept)
+                self._sampled.append(candidate)
             else:
-                place = randrange(self._seen)
+                place = randrange(self._number_offered)
                 if place < _MOST_SAMPLED:
-                    self._sampled[place] = kept
+                    self._sampled[place] = candidate
             largest = self._largest
-            if len(largest) < _MOST_LARGEST or kept.outranks(largest[0]):
-                place = next((i for i, other in enumerate(largest) if not kept.outranks(other)), len(largest))
-                largest.insert(place, kept)
+            if len(largest) < _MOST_LARGEST or candidate.outranks(largest[0]):
+                place = next((i for i, other in enumerate(largest) if not candidate.outranks(other)), len(largest))
+                largest.insert(place, candidate)
                 del largest[:-_MOST_LARGEST]
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:
         """Return the exemplars in order of time, and begin anew."""
         with self._lock:
             newest = [] if self._newest is None else [self._newest]
-            held = {id(kept): kept for kept in (*self._largest, *newest, *self._sampled)}
+            candidates = {id(each): each for each in (*self._largest, *newest, *self._sampled)}
             self._begin()
-        return [kept.exemplar(point_attributes) for kept in sorted(held.values(), key=lambda kept: kept.time_unix_nano)]
+        in_order = sorted(candidates.values(), key=lambda candidate: candidate.time_unix_nano)
+        return [candidate.exemplar(point_attributes) for candidate in in_order]

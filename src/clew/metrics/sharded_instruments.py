@@ -16,7 +16,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from clew.attributes import CARDINALITY_LIMIT, Key, Value
 from clew.diagnostics import warn_once
 from clew.interpreter.interruptions import let_through
-from clew.metrics.exemplars import HAS_REQUEST, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
+from clew.metrics.exemplars import REQUEST_RANK, SPAN_KEY, ExemplarCandidate, RequestExemplarFilter, identifiers_in
 from clew.metrics.sdk.collection import plan_streams, scope_of
 from clew.metrics.sdk.providers import exemplar_filter_of
 from clew.metrics.sharded_operation import ShardedOperation
@@ -155,7 +155,7 @@ class ActiveOperations(ShardedInstrument):
 def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[float]) -> Offer:
     """Return what makes a measurement the candidate of its bucket: one that is larger than it, or equal to it.
 
-    Equal ones are common where counters count by one, so nothing is made for one that is not better linked.
+    Equal ones are common where counters count by one, so nothing is made for one that leads to no more.
     """
     should_sample = None if type(exemplar_filter) is RequestExemplarFilter else exemplar_filter.should_sample
 
@@ -164,18 +164,18 @@ def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[flo
             if context is None:
                 context = get_current()
             thresholds = interval.thresholds
-            best = 0
+            best_rank = 0
             if value == thresholds[index]:
                 for candidate in interval.candidates:
                     if candidate.bucket == index:
-                        best = candidate.links
-                        if best == HAS_REQUEST and SPAN_KEY not in context:
+                        best_rank = candidate.identifiers.rank
+                        if best_rank == REQUEST_RANK and SPAN_KEY not in context:
                             return
-            links = identifiers_in(context)
-            if value == thresholds[index] and links <= best:
+            identifiers = identifiers_in(context)
+            if value == thresholds[index] and identifiers.rank <= best_rank:
                 return
-            if links if should_sample is None else should_sample(value, 0, None, context):
-                interval.put(ExemplarCandidate(value, time.time_ns(), None, context, index))
+            if identifiers.rank if should_sample is None else should_sample(value, 0, None, context):
+                interval.put(ExemplarCandidate(value, time.time_ns(), None, identifiers, index))
                 if thresholds is initial_thresholds:
                     thresholds = interval.thresholds = initial_thresholds.copy()
                 thresholds[index] = value
