@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter as clock
-from types import TracebackType, coroutine
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from clew.attributes import Computed, Value, clean_given, key_of
-from clew.diagnostics import count, warn_once
+from clew.diagnostics import report_failure, warn_once
 from clew.failures import Checked, Expectation, expectation
 from clew.interpreter import forks
 from clew.interpreter.callables import alike, is_decorated
+from clew.interpreter.coroutines import DONE
 from clew.interpreter.interruptions import begins_at_once, let_through
 from clew.metrics.deferred import defer
 from clew.operations import pipeline
 from clew.operations.bind import bind_block
-from clew.operations.run import Run, begin
+from clew.operations.names import checked_name, checked_names, qualified_name
+from clew.operations.run import Run, begin_run
 from clew.operations.site import Site
 from clew.operations.wrappers import wrap
 
@@ -28,8 +30,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound="classmethod[Any, Any, Any]")
 
 Attributes = Mapping[str, Any] | Callable[..., Mapping[str, Any]]
-
-LONGEST_NAME = 255
 
 _NO_EXCEPTIONS: tuple[type[BaseException], ...] = ()
 
@@ -70,7 +70,7 @@ class Measure:
     ) -> Any:
         if not is_decorated(function):
             raise TypeError(f"clew.measure decorates functions and methods, not {function!r}")
-        name = self._name or checked_name(_qualified_name(function))
+        name = self._name or checked_name(qualified_name(function))
 
         def decorate(called: Any) -> Any:
             constant: dict[str, Value] = {}
@@ -129,7 +129,7 @@ class Measure:
         self._binding = self._run = None
         if current is not None:
             cleaned = {} if attributes is None else clean_given(attributes, self._name)
-            self._run = begin(current, self._name, cleaned, key_of(cleaned), expected, span=span)
+            self._run = begin_run(current, self._name, cleaned, key_of(cleaned), expected, span=span)
 
     def _refuse_again(self) -> NoReturn:
         raise RuntimeError(
@@ -149,7 +149,7 @@ class Measure:
                     self._run = None
                 return
             seconds: float = clock() - self._started
-            shard = binding.local.shard  # asked again, since a block may be left in another thread
+            shard = binding.local.shard  # asked again, since a block may end in another thread
             if error is not None:
                 self._binding = self._run = None
                 try:
@@ -157,7 +157,7 @@ class Measure:
                 except RecursionError:  # no room on the stack
                     defer((binding.end_later, shard, seconds, type(error)))
                 return
-            index = bisect_left(shard.bounds, seconds)
+            index = bisect_left(shard.bounds, seconds)  # from here a copy of `Series.add`, which saves a call
             self._binding = self._run = None
             shard.counts[index] += 1
             shard.total += seconds
@@ -168,16 +168,16 @@ class Measure:
                 interval.max = seconds
             if seconds >= interval.thresholds[index]:
                 shard.series.layout.offer(interval, index, seconds, None)
-        except BaseException as trouble:
+        except BaseException as raised:
             binding, ended = self._binding, clock()
             run = self._run if binding is None else None
             self._binding = self._run = None
             if binding is not None:
                 defer((_end_later, binding, ended - self._started, None if error is None else type(error)))
-            elif run is not None and (run.is_under_way or type(trouble) is RecursionError):
+            elif run is not None and (run.is_under_way or type(raised) is RecursionError):
                 defer((run.end_later, ended, None if error is None else type(error)))
-            if type(trouble) is not RecursionError:  # for which there is room to be looked at
-                let_through(trouble)
+            if type(raised) is not RecursionError:  # for which there is room to be looked at
+                let_through(raised)
 
     async def __aenter__(self) -> Measure:
         return self.__enter__()
@@ -187,42 +187,41 @@ class Measure:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Awaitable[None]:
         self.__exit__(kind, error, traceback)  # not once it is awaited: a coroutine may be dropped before it begins
-        return _DONE
+        return DONE
 
     def set(self, name: str, value: Any) -> None:
         """Set an attribute of this run that has few values: it goes to the metric, the span and the log line.
 
         Args:
             name: The attribute's name. ``operation.name``, ``error.type``, ``request_id`` and ``otel.*`` are reserved;
-                a value for them is ignored, which is said once.
+                a value for one of them is ignored, with one warning.
             value: `str`, `bool`, `int`, `float` or a sequence of one of these; anything else becomes its `str`.
         """
         binding = self._binding if self._started is not None else None
         if binding is None:
-            self._tell("set", name, value)
+            self._call_run("set", name, value)
             return
         try:
-            self._binding = binding.told(name, value)
-        except Exception as trouble:
-            let_through(trouble)
-            self._not_told("set", trouble)
+            self._binding = binding.with_attribute(name, value)
+        except Exception as error:
+            self._report_failure("set", error)
 
     def note(self, name: str, value: Any) -> None:
         """Note a value of this run that may be any of many, such as an order's ID: to the span and the log line only.
 
         Names and values are those of `set`.
         """
-        self._tell("note", name, value)
+        self._call_run("note", name, value)
 
     def fail(self, reason: str = "_OTHER") -> None:
-        """Tell that this run has failed without an exception; `reason` (few values) becomes its ``error.type``."""
-        self._tell("fail", reason)
+        """Mark this run as failed without an exception; `reason` (few values) becomes its ``error.type``."""
+        self._call_run("fail", reason)
 
-    def _tell(self, what: str, *told: Any) -> None:
-        """Tell the run, for which it has to be one that can be told."""
+    def _call_run(self, method: str, *args: Any) -> None:
+        """Call a method of the run; where the block is on the fast path, a run takes over from its binding."""
         try:
             if self._started is None:
-                warn_once(("outside", what), "clew.measure(%r).%s() was called outside its block", self._name, what)
+                warn_once(("outside", method), "clew.measure(%r).%s() was called outside its block", self._name, method)
                 return
             binding = self._binding
             if binding is not None:
@@ -234,33 +233,24 @@ class Measure:
                 )
                 self._run, self._binding, run.is_under_way = run, None, True  # at once, whatever interrupts
             if self._run is not None:
-                getattr(self._run, what)(*told)
-        except Exception as trouble:
-            let_through(trouble)
-            self._not_told(what, trouble)
+                getattr(self._run, method)(*args)
+        except Exception as error:
+            self._report_failure(method, error)
 
-    def _not_told(self, what: str, trouble: Exception) -> None:
-        count("attribute.ignored")
-        warn_once(("tell", self._name), "clew.measure(%r).%s() failed: %s", self._name, what, trouble)
+    def _report_failure(self, method: str, error: Exception) -> None:
+        about = "call", self._name
+        report_failure("attribute.ignored", error, "clew.measure(%r).%s() failed", self._name, method, about=about)
+
+
+_new = object.__new__
 
 
 def _end_later(binding: Binding | BlockBinding, seconds: float, kind: type[BaseException] | None) -> None:
     binding.end_later(binding.local.shard, seconds, kind)
 
 
-def _nothing() -> Generator[Any, Any, None]:
-    return
-    yield
-
-
-_at_its_end: Any = coroutine(_nothing)()
-list(_at_its_end)
-_DONE: Awaitable[None] = _at_its_end
-"""What has been done when it is awaited: a generator at its end, which says so any number of times."""
-
-
-class _Given(Measure):
-    """A `Measure` that was given more than a name."""
+class _MeasureWithOptions(Measure):
+    """What `clew.measure` makes where it is given more than a name."""
 
     __slots__ = ("_attributes", "_expected", "_failed", "_span")
 
@@ -282,7 +272,7 @@ class _Given(Measure):
         return self._decorate(function, self._attributes, self._expected, self._failed, self._span)
 
     def __reduce__(self) -> Any:
-        return _Given, (self._name, self._attributes, self._expected, self._failed, self._span)
+        return _MeasureWithOptions, (self._name, self._attributes, self._expected, self._failed, self._span)
 
     def __enter__(self) -> Measure:
         if self._started is not None:
@@ -296,38 +286,6 @@ class _Given(Measure):
             )
         self._begin(pipeline.current, attributes, self._expected, self._span)
         return self
-
-
-def checked_name(name: str) -> str:
-    """Return `name` if it may name an operation: 1 to 255 printable characters; else raise a ValueError."""
-    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
-        raise ValueError(
-            f"An operation's name has 1 to {LONGEST_NAME} printable characters, not {name[:80]!r} "
-            f"({len(name)} characters)"
-        )
-    if len(_checked) < _MOST_CHECKED:
-        _checked.add(name)
-    return name
-
-
-_new = object.__new__
-
-_checked: set[str] = set()
-"""Names that have been found fit, so that a block's name is not looked through each time."""
-
-_MOST_CHECKED = 4_096
-
-
-def _qualified_name(function: Any) -> str:
-    if isinstance(function, (staticmethod, classmethod)):
-        function = cast("Any", function).__func__
-    module = getattr(function, "__module__", None) or type(function).__module__
-    name = getattr(function, "__qualname__", None)
-    if name is None:  # a functools.partial, an object with __call__
-        return (
-            _qualified_name(function.func) if hasattr(function, "func") else f"{module}.{type(function).__qualname__}"
-        )
-    return f"{module}.{name}"
 
 
 @overload
@@ -365,21 +323,21 @@ def measure(
             or, as a decorator, a callable that returns one. The callable names those of the function's parameters that
             it wants; ``*args`` and ``**kwargs`` in it take what is left, without ``self``.
         expected: An exception type, or a tuple of them, that may leave without being a failure; or a callable that
-            gets the exception and tells. One that raises means a failure.
-        failed: As a decorator: given the returned value it tells whether that is a failure; its `str` is the
-            ``error.type``, `True` stands for ``_OTHER``.
+            gets the exception and tells whether it is expected. Where that raises, the exception is a failure.
+        failed: As a decorator, a callable that gets the returned value and tells whether that is a failure; what it
+            returns is the ``error.type`` as a `str`, `True` stands for ``_OTHER``.
         span: Whether each run also is a span; by default what ``CLEW_SPANS`` says.
 
     Raises:
         TypeError: An argument is of the wrong type, there is a function and something else, or the callable wants a
-            parameter the function has not.
+            parameter that the function does not have.
         ValueError: The name is empty, too long or not printable.
     """
     plain = attributes is None and expected is _NO_EXCEPTIONS and failed is None and span is None
     if plain and type(name) is str:
         current = pipeline.current
         binding = None if current is None else current.block_bindings.get(name)
-        if binding is not None or name in _checked:
+        if binding is not None or name in checked_names:
             made = _new(Measure)  # without __init__, which costs a block 50 ns
             made._name = name  # pyright: ignore[reportPrivateUsage]
             made._binding = binding  # pyright: ignore[reportPrivateUsage]
@@ -403,4 +361,4 @@ def measure(
         raise TypeError(f"{owner}: span takes True, False or None, not {span!r}")
     if plain:
         return Measure(name)
-    return _Given(name, attributes, checked, failed, span)
+    return _MeasureWithOptions(name, attributes, checked, failed, span)

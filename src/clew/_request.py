@@ -173,7 +173,7 @@ def request(value: Any = None, /) -> Any:
 
     Args:
         value: The request ID to take over, 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``, or None for a
-            new one. Anything else is replaced by a new one, counted, and said once in the log: this never raises.
+            new one. Anything else is replaced by a new one, counted, and logged once: this never raises.
 
     As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
     functions are refused with a TypeError when they are decorated.

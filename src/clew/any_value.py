@@ -99,8 +99,8 @@ def nearest_value(value: Any, depth: int = 0) -> Any:
     if depth < _DEEPEST:
         try:
             return _copied(value, depth + 1)
-        except Exception as trouble:  # what claims to be a container; it is text then
-            let_through(trouble)
+        except Exception as error:  # what claims to be a container; it is text then
+            let_through(error)
     return text_of(value)
 
 
@@ -119,11 +119,9 @@ def text_of(value: Any) -> str:
     """Return the text of anything as it can be encoded, or what can be said where that raises."""
     try:
         return nearest_text(str.__str__(value if issubclass(_class_of(value), str) else str(value)))
-    except Exception as trouble:
-        let_through(trouble)
-        return nearest_text(
-            f"<{untrusted.class_name(_class_of(value))} whose text failed with {type(trouble).__name__}>"
-        )
+    except Exception as error:
+        let_through(error)
+        return nearest_text(f"<{untrusted.class_name(_class_of(value))} whose text failed with {type(error).__name__}>")
 
 
 def _replaced(what: str, by: object) -> None:

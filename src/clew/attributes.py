@@ -50,8 +50,8 @@ def clean_value(name: str, value: Any) -> Value:
     if issubclass(kind, (list, tuple)):
         try:
             given: list[Any] = [*value]
-        except Exception as trouble:  # of a subclass
-            let_through(trouble)
+        except Exception as error:  # of a subclass
+            let_through(error)
             return _text(name, value)
         items = [_plain(item) for item in given]
         if None not in items and len({type(item) for item in items}) <= 1:
@@ -100,12 +100,12 @@ def clean(attributes: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def clean_given(attributes: Mapping[str, Any], owner: str) -> dict[str, Value]:
-    """Return `attributes` as `clean` does; none where they cannot be read, which is counted and said once."""
+    """Return `attributes` as `clean` does; none where they cannot be read, which is counted and logged once."""
     try:
         return _clean(attributes, is_reserved)
-    except Exception as trouble:
-        let_through(trouble)
-        return _not_read(trouble, owner)
+    except Exception as error:
+        let_through(error)
+        return _not_read(error, owner)
 
 
 def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Value]:
@@ -114,19 +114,19 @@ def clean_instrument_attributes(attributes: Mapping[str, Any] | None) -> dict[st
         return {}
     try:
         return _clean(attributes, _is_reserved_on_instruments)
-    except Exception as trouble:
-        let_through(trouble)
-        return _not_read(trouble, "an instrument")
+    except Exception as error:
+        let_through(error)
+        return _not_read(error, "an instrument")
 
 
-def _not_read(trouble: Exception, owner: str) -> dict[str, Value]:
+def _not_read(error: Exception, owner: str) -> dict[str, Value]:
     count("attributes.failed")
     warn_once(
         ("attributes", owner),
         "%s: the attributes could not be read (%s: %s); measured without them",
         owner,
-        type(trouble).__name__,
-        trouble,
+        type(error).__name__,
+        error,
     )
     return {}
 
@@ -184,31 +184,31 @@ class Computed:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Value]:
         """Return the attributes of a call, cleaned; none where `compute` fails or returns no mapping."""
         given: Any = None
-        trouble: Exception | None = None
+        raised: Exception | None = None
         try:
             given = self.raw(*args, **kwargs)()
         except Exception as error:
             let_through(error)
-            trouble = error
-        return self.cleaned(given, trouble, args, kwargs)
+            raised = error
+        return self.cleaned(given, raised, args, kwargs)
 
     def cleaned(
-        self, given: Any, trouble: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, given: Any, raised: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, Value]:
-        """Return what `compute` gave for a call, cleaned; none, counted and said once, where that cannot be done.
+        """Return what `compute` gave for a call, cleaned; none, counted and logged once, where that cannot be done.
 
         Args:
             given: What it gave; None where it raised.
-            trouble: What was raised, if something was.
+            raised: What it raised, or None.
             args: The arguments of the call.
             kwargs: Those by keyword.
         """
-        if given is not None or trouble is None:
+        if given is not None or raised is None:
             try:
                 return clean(cast("Mapping[str, Any]", given))
             except Exception as error:
                 let_through(error)
-                trouble = error
+                raised = error
         try:
             self.raw(*args, **kwargs)
         except TypeError:
@@ -219,8 +219,8 @@ class Computed:
             "%s: the attributes callable failed or returned no mapping (%s: %s); such calls are measured without "
             "attributes",
             self._owner,
-            type(trouble).__name__,
-            trouble,
+            type(raised).__name__,
+            raised,
         )
         return {}
 

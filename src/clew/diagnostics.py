@@ -1,8 +1,8 @@
-"""What `clew` has to say about itself: each thing once in the log, and everything it drops counted.
+"""Warnings about `clew` itself, each logged once, and counts of all that it drops, replaces or ignores.
 
-Instrumentation must not raise into the code it measures and must not fill its log. So a trouble is logged once per
-process under the logger ``clew``, and every single occurrence is counted; `configure()` exports the counts as the
-metric ``clew.events`` (unit ``{event}``, attribute ``event.name``).
+Instrumentation must not raise into the code it measures and must not fill its log. So an error of its own is logged
+once per process under the logger ``clew``, and every single occurrence is counted; `configure()` exports the counts as
+the metric ``clew.events`` (unit ``{event}``, attribute ``event.name``).
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from clew.interpreter.weak import WeakCollection
 
 logger = logging.getLogger("clew")
 
-_MOST_SAID = 1_000
+_MOST_WARNINGS = 1_000
 
 _MOST_APART = 1_000
 
-# without a lock, since the handler of a signal, or what is collected, may say or count something in the middle of it
-_said: set[object] = set()
+# without a lock, since a signal's handler or a finalizer may warn or count in the middle of it
+_warned: set[object] = set()
 _counts: dict[str, list[int]] = {}
-"""Of each event what it has been counted by; put together now and then."""
+"""What each event has been counted by; put together now and then."""
 
 _putting_together = threading.Lock()  # nobody waits for it
-_told: dict[str, int] = {}
+_reported: dict[str, int] = {}
 _accounts: WeakCollection[Account] = WeakCollection()
 
 
 def warn_once(about: object, message: str, *args: object, level: int = logging.WARNING) -> None:
-    """Log `message % args` the first time that it is said `about` this (any hashable value); never raise."""
-    if about in _said or len(_said) >= _MOST_SAID:
+    """Log `message % args`, once for each `about` (any hashable value); never raise."""
+    if about in _warned or len(_warned) >= _MOST_WARNINGS:
         return
-    if _waiting.said is not None:
-        _waiting.said.append(partial(warn_once, about, message, *args, level=level))
+    if _thread.deferred is not None:
+        _thread.deferred.append(partial(warn_once, about, message, *args, level=level))
         return
-    if about in _said:  # asked again, since nothing can come between this and the next step
+    if about in _warned:  # asked again, since nothing can come between this and the next step
         return
-    _said.add(about)
+    _warned.add(about)
     try:
         _log(level, message, tuple(map(sayable, args)))
-    except Exception as trouble:  # a user's handler or filter that raises must not reach the measured code
-        let_through(trouble)
+    except Exception as error:  # a user's handler or filter that raises must not reach the measured code
+        let_through(error)
 
 
 def _log(level: int, message: str, args: tuple[object, ...]) -> None:
@@ -75,35 +75,36 @@ def report_failure(event: str, error: Exception, message: str, *args: object, ab
     count(event)
     kind = type(error).__name__
     about = (event, kind) if about is None else about
-    warn_once(about, f"{message}: %s: %s (said once; each one is counted)", *args, kind, error)
+    warn_once(about, f"{message}: %s: %s (logged once; each one is counted)", *args, kind, error)
 
 
-class _Waiting(threading.local):
-    said: list[Callable[[], None]] | None = None
+class _Thread(threading.local):
+    deferred: list[Callable[[], None]] | None = None
+    """The warnings of a block of `DeferredWarnings`; None outside one."""
 
 
-_waiting = _Waiting()
+_thread = _Thread()
 
 
 class DeferredWarnings:
-    """A block in which this thread says nothing; what there was to say is said at its end.
+    """A block in which this thread logs no warnings; those that come up are logged at its end.
 
-    It goes around a lock: a handler of the application's that hears of it may measure, and so may whoever it waits for.
+    It goes around a lock: the application's handler of a log record may measure, and so may a thread that it waits for.
     """
 
     __slots__ = ("_is_outermost",)
 
     def __enter__(self) -> None:
-        self._is_outermost = _waiting.said is None
+        self._is_outermost = _thread.deferred is None
         if self._is_outermost:
-            _waiting.said = []
+            _thread.deferred = []
 
     @begins_at_once
     def __exit__(self, *_: object) -> None:
         if self._is_outermost:
-            said, _waiting.said = _waiting.said, None
-            for say in said or ():
-                say()
+            deferred, _thread.deferred = _thread.deferred, None
+            for warn in deferred or ():
+                warn()
 
 
 def count(event: str, amount: int = 1) -> None:
@@ -121,12 +122,12 @@ def count(event: str, amount: int = 1) -> None:
 
 
 def counts() -> dict[str, int]:
-    """How often each event has happened in this process so far."""
+    """Return how often each event has happened in this process so far."""
     return {event: sum(amounts.copy()) for event, amounts in _counts.copy().items()}
 
 
 class Account:
-    """The events that one MeterProvider tells of: those that none before it has told.
+    """The events that one MeterProvider exports: those that none before it has exported.
 
     Args:
         goes_on_in_child: Asked in a forked child: whether the provider counts on from its parent's total there.
@@ -134,18 +135,18 @@ class Account:
 
     def __init__(self, goes_on_in_child: Callable[[], bool]) -> None:
         self._goes_on_in_child = goes_on_in_child
-        self._others = _told.copy()
+        self._others = _reported.copy()
         _accounts.add(self)
 
     def counts(self) -> dict[str, int]:
-        """How often each event has happened that is this provider's to tell."""
+        """Return how often each event has happened that is this provider's to export."""
         found = counts()
-        _told.update(found)
+        _reported.update(found)
         mine = {event: number - self._others.get(event, 0) for event, number in found.items()}
         return {event: number for event, number in mine.items() if number > 0}
 
     def restart_in_child(self, parents: Mapping[str, int]) -> None:
-        """Tell the events of a forked child, `parents` being those of its parent."""
+        """Begin anew in a forked child, `parents` being the events of its parent."""
         if self._goes_on_in_child():
             self._others = {event: self._others.get(event, 0) - number for event, number in parents.items()}
         else:
@@ -157,7 +158,7 @@ def _restart_in_child() -> None:
     _putting_together = threading.Lock()
     parents = counts()
     _counts.clear()
-    _told.clear()
+    _reported.clear()
     for account in _accounts:
         account.restart_in_child(parents)
 

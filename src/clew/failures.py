@@ -36,8 +36,8 @@ def error_type_of(kind: type[BaseException]) -> str:
     name = nearest_text(qualified_name(kind))
     try:
         module = kind.__module__
-    except Exception as trouble:  # a metaclass of the user's
-        let_through(trouble)
+    except Exception as error:  # a metaclass of the user's
+        let_through(error)
         module = None
     if not module or type(module) is not str or module == "builtins":
         return name
@@ -87,7 +87,7 @@ class Expected:
 
 
 class Judge:
-    """A callable given as ``expected``; where it raises, the exception is a failure, counted and said once."""
+    """A callable given as ``expected``; where it raises, the exception is a failure, counted and logged once."""
 
     __slots__ = ("_ask", "_owner")
 
@@ -99,9 +99,9 @@ class Judge:
         """Tell whether `error` is expected."""
         try:
             return bool(self._ask(error))
-        except Exception as trouble:
-            let_through(trouble)
-            _not_told(trouble, self._owner)
+        except Exception as raised:
+            let_through(raised)
+            _warn(raised, self._owner)
             return False
 
 
@@ -128,21 +128,21 @@ def _imported(name: str) -> type[BaseException] | None:
     try:
         for part in rest.split("."):
             found = getattr(found, part, None)
-    except Exception as trouble:  # a module whose __getattr__ raises something else than an AttributeError
-        let_through(trouble)
-        _not_told(trouble, f"CLEW_EXPECTED={name}")
+    except Exception as error:  # a module whose __getattr__ raises something else than an AttributeError
+        let_through(error)
+        _warn(error, f"CLEW_EXPECTED={name}")
         return None
     return found if issubclass(type(found), type) and is_one_of(found, (BaseException,)) else None
 
 
-def _not_told(trouble: Exception, owner: str) -> None:
+def _warn(error: Exception, owner: str) -> None:
     count("expected.failed")
     warn_once(
         ("expected", owner),
         "%s: whether an exception is expected could not be told: %s: %s; such exceptions count as failures",
         owner,
-        type(trouble).__name__,
-        trouble,
+        type(error).__name__,
+        error,
     )
 
 
@@ -169,8 +169,8 @@ def failure_of_kind(kind: type[BaseException], expected: Checked, expected_every
 def _is_success(leaving: Any) -> bool:
     try:
         code = leaving.code
-    except Exception as trouble:  # of a subclass; Python itself ends with 1 then
-        let_through(trouble)
+    except Exception as error:  # of a subclass; Python itself ends with 1 then
+        let_through(error)
         return False
     return code is None or (type(code) is int and code == 0)
 

@@ -28,7 +28,7 @@ MakeCode = Callable[[str, Any], CodeType | None]
 def after_import(name: str, callback: Callback) -> None:
     """Call `callback` with the module of that name when its code has run, or now if it is imported already.
 
-    What it raises is said once and goes no further. When the module is reloaded, it is called again.
+    What it raises is logged once and goes no further. When the module is reloaded, it is called again.
     """
     _callbacks.setdefault(name, []).append(callback)
     _install()

@@ -34,8 +34,8 @@ from clew.operations import pipeline
 
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said once a process is said once a test."""
-    monkeypatch.setattr(diagnostics, "_said", set())
+    """What is logged once a process is logged once a test."""
+    monkeypatch.setattr(diagnostics, "_warned", set())
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_anything_else_is_replaced_and_never_raises(value: Any) -> None:
 def test_what_is_replaced_is_counted_and_said_once_without_its_characters(caplog: pytest.LogCaptureFixture) -> None:
     from clew import diagnostics
 
-    diagnostics._said.discard("request_id.replaced")
+    diagnostics._warned.discard("request_id.replaced")
     before = diagnostics.counts().get("request_id.replaced", 0)
     for _ in range(3):
         with clew.request("evil\r\nSet-Cookie: x"):

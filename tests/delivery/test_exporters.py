@@ -1,4 +1,4 @@
-"""Data arrives at real endpoints as it was configured, and what does not arrive is said once and counted."""
+"""Data arrives at real endpoints as it was configured, and what does not arrive is logged once and counted."""
 
 from __future__ import annotations
 

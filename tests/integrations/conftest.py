@@ -21,7 +21,7 @@ def own_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("header", "X-Request-ID"), ("attribute", "request_id"), ("trust", True), ("hosts", None)):
         monkeypatch.setattr(policy, name, value)
     monkeypatch.setattr(policy, "baggage", False)
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
 
 
 @pytest.fixture

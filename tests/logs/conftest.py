@@ -50,9 +50,9 @@ class Sent:
 @pytest.fixture(autouse=True)
 def every_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     """A logger that lets everything pass, and nothing that was said before."""
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
     monkeypatch.setattr(diagnostics, "_counts", {})
-    monkeypatch.setattr(diagnostics, "_told", {})
+    monkeypatch.setattr(diagnostics, "_reported", {})
     logger = logging.getLogger("shop")
     logger.setLevel(logging.DEBUG)
     yield logger

@@ -19,7 +19,7 @@ OVERFLOW = ("otel.metric.overflow", bool, True)
 @pytest.fixture(autouse=True)
 def no_limit_in_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "HAS_CARDINALITY_LIMIT", False)
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
 
 
 def points(reader: InMemoryMetricReader) -> dict[tuple[Any, ...], Any]:

@@ -153,7 +153,7 @@ PUBLIC = {
 
 @pytest.fixture(autouse=True)
 def own_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
     others = _taken_away()  # the shop of examples/, which other tests have imported
     yield
     by_name.measure_by_name(())

@@ -24,7 +24,7 @@ PEM = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
 
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
 
 
 def load(**environ: str) -> Settings:

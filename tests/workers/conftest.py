@@ -42,7 +42,7 @@ def own_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test configures for request IDs is not there in the next."""
     for name, value in (("header", "X-Request-ID"), ("attribute", "request_id"), ("trust", True), ("hosts", None)):
         monkeypatch.setattr(policy, name, value)
-    monkeypatch.setattr(diagnostics, "_said", set())
+    monkeypatch.setattr(diagnostics, "_warned", set())
 
 
 def missing(sentence: str) -> None:

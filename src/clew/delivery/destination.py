@@ -198,7 +198,7 @@ class Destination:
         if not self._has_warned and now - self._warned_at >= _QUIET_SECONDS:
             self._has_warned = True
             self._warned_at = now
-            _warn("%s cannot be delivered to %s: %s; said once, then only counted", self.kind, self.label, reason)
+            _warn("%s cannot be delivered to %s: %s; logged once, then only counted", self.kind, self.label, reason)
 
     def _worked(self) -> None:
         self.reason = None

@@ -58,8 +58,9 @@ class RequestMiddleware(Middleware):
         metrics: Whether ``http.server.request.duration`` and ``http.server.active_requests`` are recorded: True, False,
             or ``"auto"`` for each request that nobody else measures.
 
-    Whatever comes out of a callable is checked; one that raises is said once, and a fresh ID is used. The request lasts
-    until the application returns, background tasks included; its HTTP duration ends with the last part of the body.
+    Whatever comes out of a callable is checked; one that raises is logged once, and a fresh ID is used. The request
+    lasts until the application returns, background tasks included; its HTTP duration ends with the last part of the
+    body.
 
     Raises:
         TypeError, ValueError: A keyword has a value that it does not take.

@@ -66,7 +66,7 @@ class RequestMiddleware(Middleware):
         route: Called with the environ while the response starts; returns the template of the route for ``http.route``,
             or None. By default the rule that Werkzeug's routing found (Flask), if it used any.
 
-    Whatever comes out of a callable is checked; one that raises is said once, and a fresh ID is used. The response is
+    Whatever comes out of a callable is checked; one that raises is logged once, and a fresh ID is used. The response is
     passed on piece by piece, and what is made by ``wsgi.file_wrapper`` keeps its type.
 
     Raises:

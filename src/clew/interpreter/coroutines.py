@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from types import CoroutineType, GeneratorType
+from collections.abc import Awaitable, Generator
+from types import CoroutineType, GeneratorType, coroutine
 from typing import Any
 
 from clew.interpreter.interruptions import let_through
@@ -23,12 +24,24 @@ def is_future(result: object) -> bool:
         return (
             hasattr(type(result), "_asyncio_future_blocking") and result._asyncio_future_blocking is not None  # type: ignore[attr-defined]
         )
-    except Exception as trouble:  # of a class of the user's
-        let_through(trouble)
+    except Exception as error:  # of a class of the user's
+        let_through(error)
         return False
 
 
-def named_as(coroutine: Any, made: Any) -> Any:
+def named_as(named: Any, made: Any) -> Any:
     """Return the coroutine `made` with the name of another."""
-    made.__name__, made.__qualname__ = coroutine.__name__, coroutine.__qualname__
+    made.__name__, made.__qualname__ = named.__name__, named.__qualname__
     return made
+
+
+@coroutine
+def _nothing() -> Generator[Any, Any, None]:
+    return
+    yield
+
+
+_ended: Any = _nothing()
+list(_ended)
+DONE: Awaitable[None] = _ended
+"""What is done already when it is awaited, any number of times: a generator that has ended."""

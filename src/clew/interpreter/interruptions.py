@@ -1,6 +1,6 @@
 """Exceptions that are none of ours: what the handler of a signal raises, or another thread, amid our own work.
 
-A time limit ends what it is for wherever that is just then. So where our own troubles are kept from the code that is
+A time limit ends the code it is for wherever that is just then. So where our own errors are kept from the code that is
 measured, such an exception is passed on.
 """
 
@@ -60,12 +60,12 @@ def let_through(error: BaseException) -> None:
 
 
 def comes_from_outside(error: BaseException) -> bool:
-    """Tell whether `error` is for the program, and no trouble of the work that it has left."""
+    """Tell whether `error` is for the program, and no error of the work that it has left."""
     return not issubclass(type(error), Exception) or _is_raised_by_handler(error) or _is_raised_by_thread(error)
 
 
 class Suppressed:
-    """A block whose own troubles do not matter."""
+    """A block whose own errors do not matter."""
 
     __slots__ = ()
 
@@ -73,7 +73,7 @@ class Suppressed:
         """Begin."""
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        """Tell whether what leaves the block is a trouble of its own."""
+        """Tell whether what leaves the block is an error of its own."""
         return error is not None and not comes_from_outside(error)
 
 

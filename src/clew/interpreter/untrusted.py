@@ -37,8 +37,8 @@ def text_of(value: Any) -> str | None:
     """Return the text of `value` as a plain `str`, a `str`'s own for what is one; None where it raises."""
     try:
         return str.__str__(value if issubclass(type(value), str) else str(value))
-    except Exception as trouble:
-        let_through(trouble)
+    except Exception as error:
+        let_through(error)
         return None
 
 

@@ -144,7 +144,7 @@ def _say_cut(number: int) -> None:
     count("canonical.cut", number)
     warn_once(
         "canonical.cut",
-        "A canonical log line was cut: it has at most %d operations and %d values of %d characters (said once; each "
+        "A canonical log line was cut: it has at most %d operations and %d values of %d characters (logged once; each "
         "one is counted)",
         MOST_OPERATIONS,
         MOST_VALUES,

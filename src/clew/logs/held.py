@@ -327,7 +327,7 @@ def _say_dropped(number: int) -> None:
     warn_once(
         "held_logs.dropped",
         "Log records of requests under way were dropped, the oldest first, since more were held than may be: %d and "
-        "%d bytes of one request, %d and %d bytes in all (said once; each one is counted)",
+        "%d bytes of one request, %d and %d bytes in all (logged once; each one is counted)",
         RECORDS_PER_REQUEST,
         BYTES_PER_REQUEST,
         RECORDS_IN_ALL,

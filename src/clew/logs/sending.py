@@ -30,7 +30,7 @@ class Sendable(Protocol):
 
 
 def send(records: Iterable[Sendable]) -> None:
-    """Send records; never raises: one that cannot be sent is counted, and that is said once."""
+    """Send records; never raises: one that cannot be sent is counted, and that is logged once."""
     for record in records:
         try:
             record.send()
@@ -70,6 +70,6 @@ def _say_not_sent(number: int, reason: str) -> None:
     count("held_logs.not_sent", number)
     warn_once(
         ("held_logs.not_sent", reason),
-        "A log record that had been held could not be sent: %s (said once; each one is counted)",
+        "A log record that had been held could not be sent: %s (logged once; each one is counted)",
         reason,
     )

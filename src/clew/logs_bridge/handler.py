@@ -79,7 +79,7 @@ class LogHandler(UnlockedHandler):
         self._loggers: dict[str, Any] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send `record`, or let its request hold it; never raises, what fails is counted and said once."""
+        """Send `record`, or let its request hold it; never raises, what fails is counted and logged once."""
         context = get_current()
         if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY):
             return

@@ -73,7 +73,7 @@ def leave_out_reserved(attributes: dict[str, Any]) -> None:
         count("log_attribute.ignored")
         warn_once(
             "log_attribute.ignored",
-            "The attribute %s of log records is OpenTelemetry's own and is left out (said once; each one is counted)",
+            "The attribute %s of log records is OpenTelemetry's own and is left out (logged once; each one is counted)",
             OTEL_EVENT_NAME,
         )
 

@@ -43,13 +43,13 @@ def handed_over(binding: Binding, shard: Shard, seconds: float, result: Any) -> 
     """
     if is_coroutine(result):
         made = named_as(result, _fast_coroutine(binding, shard, seconds, result))
-        binding.again(shard).abandoned += 1  # it begins again when it is awaited
+        binding.in_this_thread(shard).abandoned += 1  # it begins again when it is awaited
         return made
     if is_future(result):
         started = clock() - seconds
 
         def end(error: BaseException | None, future: Any) -> None:
-            own = binding.again(shard)
+            own = binding.in_this_thread(shard)
             if error is not None:
                 binding.end(own, clock() - started, error)
             else:
@@ -62,7 +62,7 @@ def handed_over(binding: Binding, shard: Shard, seconds: float, result: Any) -> 
 
 
 async def _fast_coroutine(binding: Binding, shard: Shard, seconds: float, coroutine: Any) -> Any:
-    shard = binding.again(shard)
+    shard = binding.in_this_thread(shard)
     start = clock() - seconds
     shard.started += 1
     try:
@@ -95,7 +95,7 @@ def handed_over_by(run: Run, failed: Callable[[Any], object] | None, result: Any
 
 
 async def _slow_coroutine(run: Run, failed: Callable[[Any], object] | None, coroutine: Any) -> Any:
-    run.go_on()
+    run.resume()
     try:
         result = await coroutine
     except BaseException as error:

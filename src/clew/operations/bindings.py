@@ -90,14 +90,14 @@ class _OperationBinding:
     def abandon(self, shard: Shard) -> None:
         """Record that a run is under way no more, without a duration."""
         try:
-            own = self.again(shard)
+            own = self.in_this_thread(shard)
         except BaseException:  # of a signal's handler, in the middle
-            self.again(shard).abandoned += 1
+            self.in_this_thread(shard).abandoned += 1
             raise
         own.abandoned += 1
         count("operation.abandoned")
 
-    def again(self, shard: Shard) -> Shard:
+    def in_this_thread(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
         raise NotImplementedError
 
@@ -116,23 +116,23 @@ class Binding(_OperationBinding):
     __slots__ = ("local",)
 
     attributes: Mapping[str, Value] = MappingProxyType({})
-    """What a block has been told so far: nothing."""
+    """What a block has set so far: nothing."""
 
     def __init__(self, operation: Operation, series: Series, expected: Checked) -> None:
         super().__init__(operation, expected)
         self.local = SeriesLocal(series)
 
-    def again(self, shard: Shard) -> Shard:
+    def in_this_thread(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
         return self.local.shard
 
-    def told(self, name: str, value: Any) -> BlockBinding:
-        """Return the binding of one block that has been told an attribute."""
-        return BlockBinding(self.operation).told(name, value)
+    def with_attribute(self, name: str, value: Any) -> BlockBinding:
+        """Return the binding of one block that has set an attribute."""
+        return BlockBinding(self.operation).with_attribute(name, value)
 
 
 class BlockBinding(_OperationBinding):
-    """The binding of one block that has been told attributes, and so ends in another series than it began in."""
+    """The binding of one block that has set attributes, and so ends in another series than it began in."""
 
     __slots__ = ("_table", "attributes")
 
@@ -142,8 +142,8 @@ class BlockBinding(_OperationBinding):
         self.attributes: dict[str, Value] = {}
         self._table: OperationLocal = operation.recorder.local  # type: ignore[attr-defined]
 
-    def told(self, name: str, value: Any) -> BlockBinding:
-        """Add an attribute, to the current span as well; returns this."""
+    def with_attribute(self, name: str, value: Any) -> BlockBinding:
+        """Add an attribute, to the current span too, and return this binding."""
         if type(value) in PLAIN and type(name) is str and name and not is_reserved(name):
             self.attributes[name] = cast("Value", value)
         else:
@@ -195,12 +195,12 @@ class ComputedBinding(_OperationBinding):
             items = tuple(given.items())
             shard = self._local.shards.get(items)
             return self._typed(given, items) if shard is None else shard
-        except Exception as trouble:  # a list among the values too, which cannot be looked up
-            let_through(trouble)
-            cleaned = self._compute.cleaned(given, trouble, args, kwargs)
+        except Exception as error:  # a list among the values too, which cannot be looked up
+            let_through(error)
+            cleaned = self._compute.cleaned(given, error, args, kwargs)
             return shard_for(self.operation, self._local, cleaned, None, cleaned)
 
-    def again(self, shard: Shard) -> Shard:
+    def in_this_thread(self, shard: Shard) -> Shard:
         """Return the calling thread's shard of the same series."""
         return self._local.shard_of(shard.series)
 

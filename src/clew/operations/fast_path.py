@@ -47,17 +47,17 @@ def make(function, seldom, clock, bisect_left, type):
                 bound.end_since(shard, start, error)
             except seldom.RecursionError:  # no room on the stack
                 seldom.defer((bound.end_later, shard, clock() - start, seldom.type(error)))
-            except seldom.Exception as trouble:
-                seldom.let_through(trouble)
+            except seldom.Exception as internal_error:
+                seldom.let_through(internal_error)
             raise
-        try:{told}{again}
+        try:{look}{again}
             index = bisect_left(shard.bounds, seconds)
-        except seldom.BaseException as trouble:
+        except seldom.BaseException as error:
             seldom.defer((bound.end_later, shard, seconds, None))
-            if seldom.type(trouble) is not seldom.RecursionError:
-                seldom.let_through(trouble)
+            if seldom.type(error) is not seldom.RecursionError:
+                seldom.let_through(error)
             return result
-        shard.counts[index] += 1
+        shard.counts[index] += 1  # from here a copy of `Series.add`
         shard.total += seconds
         interval = shard.interval
         if seconds < interval.min:
@@ -69,14 +69,14 @@ def make(function, seldom, clock, bisect_left, type):
                 shard.series.layout.offer(interval, index, seconds, None)
             except seldom.RecursionError:  # it is counted, and only no exemplar
                 pass
-            except seldom.Exception as trouble:
-                seldom.let_through(trouble)
+            except seldom.Exception as error:
+                seldom.let_through(error)
         return result
 
     return measured
 """
 
-_TOLD = """
+_LOOK = """
             if type(result) is not bound.returned and type(result) not in seldom.VALUES:
                 handed = seldom.handed_over(bound, shard, seconds, result)
                 if handed is not None:
@@ -119,38 +119,38 @@ def fast_path(function: Function, slow_path: Function, *, computes: bool) -> Fun
     is_coroutine = inspect.iscoroutinefunction(function)
     names = Parameters(function) if isinstance(function, FunctionType) else None
     # what a coroutine function is called with is looked at when it is called, not when it is awaited
-    is_told = not (is_coroutine or _returns_value(function))
+    looks_at_result = not (is_coroutine or _returns_value(function))
     if names is None or (not is_coroutine and (computes or names.takes_any)):
-        make = _maker(is_coroutine, computes, is_told, _HANDED_ON, _HANDED_ON, "args, kwargs")
+        make = _maker(is_coroutine, computes, looks_at_result, _HANDED_ON, _HANDED_ON, "args, kwargs")
         return as_of(function, make(function, _Seldom(slow_path), **NAMES))
-    make = _maker(is_coroutine, computes, is_told, names.parameters, names.arguments, names.packed)
+    make = _maker(is_coroutine, computes, looks_at_result, names.parameters, names.arguments, names.packed)
     return names.given_to(make(function, _Seldom(slow_path), **NAMES))
 
 
 def _returns_value(function: Function) -> bool:
-    """Tell whether a function says itself that it returns a plain value, so that no call need be looked at.
+    """Tell whether a function is annotated to return a plain value, so that no result need be looked at.
 
-    What is said of a wrapper is said of what it wraps, which may be a coroutine function.
+    The annotation of a wrapper is that of what it wraps, which may be a coroutine function.
     """
-    said = getattr(function, "__annotations__", {}).get("return", function)
+    annotation = getattr(function, "__annotations__", {}).get("return", function)
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         return False
-    return said in _SAID if isinstance(said, (str, type, type(None))) else False
+    return annotation in _VALUE_ANNOTATIONS if isinstance(annotation, (str, type, type(None))) else False
 
 
-_SAID = {None, "None", *VALUES, *(kind.__name__ for kind in VALUES)} - {object, "object"}
+_VALUE_ANNOTATIONS = {None, "None", *VALUES, *(kind.__name__ for kind in VALUES)} - {object, "object"}
 
 
 @functools.lru_cache(maxsize=256)
 def _maker(
-    is_coroutine: bool, computes: bool, is_told: bool, parameters: str, arguments: str, packed: str
+    is_coroutine: bool, computes: bool, looks_at_result: bool, parameters: str, arguments: str, packed: str
 ) -> Callable[..., Any]:
     shard = f"bound.shard({packed})" if computes else "bound.local.shard"
-    again = _AGAIN.format("bound.again(shard)" if computes else shard) if is_coroutine else ""
+    again = _AGAIN.format("bound.in_this_thread(shard)" if computes else shard) if is_coroutine else ""
     define, wait = ("async def", "await ") if is_coroutine else ("def", "")
-    told = _TOLD if is_told else ""
+    look = _LOOK if looks_at_result else ""
     text = _TEXT.format(
-        define=define, wait=wait, parameters=parameters, arguments=arguments, shard=shard, again=again, told=told
+        define=define, wait=wait, parameters=parameters, arguments=arguments, shard=shard, again=again, look=look
     )
-    name = f"<clew.measure {define} {parameters}{' computed' if computes else ''}{' told' if is_told else ''}>"
-    return made_of(text, name)
+    form = " computed" * computes + " looked at" * looks_at_result
+    return made_of(text, f"<clew.measure {define} {parameters}{form}>")

@@ -23,7 +23,7 @@ from clew.interpreter.callables import Parameters, as_of, made_of
 from clew.interpreter.interruptions import begins_at_once
 from clew.operations import pipeline
 from clew.operations.bind import bind_site
-from clew.operations.run import Run, begin_run
+from clew.operations.run import Run, begin_call
 
 if TYPE_CHECKING:
     from clew.operations.site import Site
@@ -97,12 +97,12 @@ def make(function, seldom, clock, get_current):
         else:
             try:
                 seconds = clock() - start
-                shard = bound.again(shard)  # asked again, since another thread may have driven it on
+                shard = bound.in_this_thread(shard)  # asked again, since another thread may have driven it on
                 index = seldom.bisect_left(shard.bounds, seconds)
             except seldom.BaseException as error:  # of a signal's handler, in the middle
                 seldom.ended(bound, shard, start, watch, error, context)
                 raise
-            shard.counts[index] += 1
+            shard.counts[index] += 1  # from here a copy of `Series.add`, in the Context of the first step
             shard.total += seconds
             shard.series.update_interval(shard, index, seconds, context)
         {return_}
@@ -175,7 +175,7 @@ class _Seldom:
     def begin(self, watch: _Watch | None, args: Any, kwargs: Any) -> Run | None:
         """Begin a run on the slow path."""
         bind_site(self._site)
-        return begin_run(self._site, args, kwargs, keeps_context=True)
+        return begin_call(self._site, args, kwargs, keeps_context=True)
 
     @staticmethod
     @begins_at_once

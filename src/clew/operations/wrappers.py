@@ -14,7 +14,7 @@ from clew.operations.awaited import handed_over_by
 from clew.operations.bind import bind_site
 from clew.operations.fast_path import fast_path
 from clew.operations.generators import measured_async_generator, measured_generator
-from clew.operations.run import begin_run
+from clew.operations.run import begin_call
 
 if TYPE_CHECKING:
     from clew.operations.site import Site
@@ -38,7 +38,7 @@ def wrap(function: Function, site: Site) -> Function:
 def _function(function: Function, site: Site) -> Function:
     def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
         bind_site(site)
-        run = begin_run(site, args, kwargs)
+        run = begin_call(site, args, kwargs)
         if run is None:
             return function(*args, **kwargs)
         try:
@@ -48,10 +48,10 @@ def _function(function: Function, site: Site) -> Function:
                 run.end(error)
             except RecursionError:  # no room on the stack
                 defer((run.end_later, clock(), type(error)))
-            except Exception as trouble:
+            except Exception as internal_error:
                 if run.is_under_way:
                     defer((run.end_later, clock(), type(error)))
-                let_through(trouble)
+                let_through(internal_error)
             raise
         try:
             handed = handed_over_by(run, site.failed, result)
@@ -61,10 +61,10 @@ def _function(function: Function, site: Site) -> Function:
             run.end_with(result, site.failed)
         except RecursionError:
             defer((run.end_later, clock(), None))
-        except Exception as trouble:
+        except Exception as error:
             if run.is_under_way:
                 defer((run.end_later, clock(), None))
-            let_through(trouble)
+            let_through(error)
         return result
 
     return _on_fast_path(function, site, measured_on_slow_path)
@@ -73,7 +73,7 @@ def _function(function: Function, site: Site) -> Function:
 def _coroutine(function: Function, site: Site) -> Function:
     async def measured_on_slow_path(*args: Any, **kwargs: Any) -> Any:
         bind_site(site)
-        run = begin_run(site, args, kwargs)
+        run = begin_call(site, args, kwargs)
         if run is None:
             return await function(*args, **kwargs)
         try:
@@ -83,19 +83,19 @@ def _coroutine(function: Function, site: Site) -> Function:
                 run.end(error)
             except RecursionError:  # no room on the stack
                 defer((run.end_later, clock(), type(error)))
-            except Exception as trouble:
+            except Exception as internal_error:
                 if run.is_under_way:
                     defer((run.end_later, clock(), type(error)))
-                let_through(trouble)
+                let_through(internal_error)
             raise
         try:
             run.end_with(result, site.failed)
         except RecursionError:
             defer((run.end_later, clock(), None))
-        except Exception as trouble:
+        except Exception as error:
             if run.is_under_way:
                 defer((run.end_later, clock(), None))
-            let_through(trouble)
+            let_through(error)
         return result
 
     return _on_fast_path(function, site, measured_on_slow_path)

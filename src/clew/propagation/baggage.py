@@ -59,7 +59,7 @@ def put(headers: Mapping[str, Any], request_id: str, write: Callable[[str, str],
     warn_once(
         "request_id.not_in_baggage",
         "A call went out without the request ID in its baggage, which has no room for it or cannot be read; the header "
-        "%s has it (said once; each one is counted)",
+        "%s has it (logged once; each one is counted)",
         policy.header,
     )
 

@@ -93,7 +93,7 @@ def is_valid(value: Any) -> bool:
 
 
 def accept(value: object) -> str | None:
-    """Return `value` if it is a valid request ID, else None; what is refused is counted and said once."""
+    """Return `value` if it is a valid request ID, else None; what is refused is counted and logged once."""
     text = text_of(value) if may_be_text(value) else None
     if text is not None and _VALID.fullmatch(text):
         return text
@@ -101,7 +101,7 @@ def accept(value: object) -> str | None:
     warn_once(
         "request_id.replaced",
         "The request ID %s is not valid and was replaced by a fresh one; allowed are 1 to %d characters of "
-        "A-Z a-z 0-9 . _ : / + = @ ~ | - (said once; each one is counted)",
+        "A-Z a-z 0-9 . _ : / + = @ ~ | - (logged once; each one is counted)",
         f"of type {class_name(type(value))}" if text is None else ascii(text[:64]),
         LONGEST_ID,
     )

@@ -19,11 +19,11 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from clew import instruments
 from clew import telemetry as process
 from clew.delivery import deliver
 from clew.logs import tracking
 from clew.operations import pipeline
+from clew.operations.instrument import names as instrument_names
 from clew.operations.site import sites
 from clew.policy import policy
 from clew.propagation.cell import request_id_in
@@ -206,7 +206,7 @@ class CapturedTelemetry(Telemetry):
         """Return what is to be said of names that were asked for and that nothing has; empty where there are none."""
         begun: set[str] = set() if self._recorder is None else self._recorder.operations
         operations = begun | {call.operation for call in list(self._calls)} | {site.name for site in sites}
-        metrics = {name for tap in self._meter_taps for name in tap.names()} | instruments.names
+        metrics = {name for tap in self._meter_taps for name in tap.names()} | instrument_names
         return self._asked.unknown(operations, metrics)
 
     # what Telemetry is asked for

@@ -39,7 +39,7 @@ class HttpArguments(RequestIdArguments, total=False):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """The choices of one middleware or interceptor. A callable that raises is said once, and a fresh ID is used.
+    """The choices of one middleware or interceptor. A callable that raises is logged once, and a fresh ID is used.
 
     Args:
         headers: The header names that are accepted, the first one that is there counts; None for the configured one.
@@ -133,7 +133,7 @@ class ServerOptions:
             count("request_id.replaced")
             warn_once(
                 ("request_id.refused", id(self.validator)),
-                "The request ID %s was refused by the validator and replaced by a fresh one (said once; each one is "
+                "The request ID %s was refused by the validator and replaced by a fresh one (logged once; each one is "
                 "counted)",
                 ascii(text[:64]),
             )
@@ -254,8 +254,8 @@ def _not_as_told(what: str, error: Exception) -> None:
     count(f"{what.replace(' ', '_')}.failed")
     warn_once(
         (what, type(error).__name__),
-        "The %s of the request middleware failed with %s: %s; the request goes on with a fresh request ID (said once; "
-        "each one is counted)",
+        "The %s of the request middleware failed with %s: %s; the request goes on with a fresh request ID (logged "
+        "once; each one is counted)",
         what,
         type(error).__name__,
         ascii(str(error)[:200]),

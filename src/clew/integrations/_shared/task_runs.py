@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 from opentelemetry.context import Context, get_current
 
 from clew import lifetime
-from clew._measure import LONGEST_NAME, measure
+from clew._measure import measure
 from clew.diagnostics import report_failure
 from clew.failures import Checked
 from clew.imports import imported
 from clew.instruments import histogram
 from clew.interpreter.current_context import make_current
 from clew.interpreter.interruptions import begins_at_once
+from clew.operations.names import LONGEST_NAME
 from clew.policy import failure_of, policy
 from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, request_id, with_cell
 from clew.propagation.hosts import Target, is_allowed

@@ -27,7 +27,7 @@ def is_key(name: str) -> bool:
 
 
 def key_of(name: str) -> str | None:
-    """Return the name in metadata, or None, said once, where gRPC would refuse it."""
+    """Return the name in metadata, or None, logged once, where gRPC would refuse it."""
     key = name.lower()
     if is_key(key):
         return key

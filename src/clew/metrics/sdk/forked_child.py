@@ -4,7 +4,7 @@ What is private:
 
 - ``MeterProvider._measurement_consumer`` with ``_reader_storages``, ``_lock`` and ``add_metric_reader``, and
   ``MeterProvider._sdk_config.resource``: to let a forked child count from zero under a resource of its own. Without:
-  the child goes on from the parent's counts, which is said once.
+  the child goes on from the parent's counts, which is logged once.
 - ``MeterProvider._lock``, ``_meter_lock`` and ``_meters``, ``Meter._instrument_registration_lock``,
   ``_instrument_ids_lock``, ``_instrument_ids`` and ``_instrument_id_instrument``; of the storages
   ``_instrument_view_instrument_matches``, ``_attributes_aggregation``, ``_reservoir`` and each one's ``_lock``; and the

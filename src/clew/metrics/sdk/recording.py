@@ -81,7 +81,7 @@ def guard_recording(provider: ApiMeterProvider) -> None:
 
 
 def _plain(measurement: Any) -> Any:
-    """Return a measurement whose value is a plain number; None, counted and said once, where it is none."""
+    """Return a measurement whose value is a plain number; None, counted and logged once, where it is none."""
     try:
         value = nearest_finite(measurement.value)
         return measurement if value is measurement.value else replace(measurement, value=value)

@@ -12,7 +12,7 @@ What is private:
   for its own instruments.
 - ``MeterProvider._sdk_config`` with ``exemplar_filter`` and ``views``: to say once what a provider lacks that the
   application built (without: nothing is said), and to give request IDs to one that a configuration file describes
-  (without: it has none, which is said once).
+  (without: it has none, which is logged once).
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
