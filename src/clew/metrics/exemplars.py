@@ -110,7 +110,7 @@ class ExemplarCandidate:
         return (rank, -self.time_unix_nano) > (others_rank, -other.time_unix_nano)
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
-        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then attributes while they fit."""
+        """Make the exemplar, its labels within the budget: request ID, trace and span ID, then other attributes."""
         _, request_id, span_context = self.identifiers
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
