@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from clew import lifetime
 from clew.__about__ import __version__
-from clew.delivery import LogBatches, PeriodicReader, SpanBatches, deliver
-from clew.delivery.standby import Standby
+from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor, deliver
+from clew.delivery.foreign import ForeignSender
 from clew.diagnostics import counts, warn_once
 from clew.failures import Expected
 from clew.interpreter.locks import renew_in_child
@@ -101,7 +101,7 @@ class Telemetry:
             False only where something was not delivered. It never raises, and may be called from any thread.
         """
         run_deferred()
-        return deliver([*self._signals.parts, *self._signals.foreign], closing=False, timeout=timeout)
+        return deliver([*self._signals.senders, *self._signals.foreign], closing=False, timeout=timeout)
 
     def release_held(self, timeout: float) -> bool:
         """Send what is held too, as `force_flush` does; log records are held no more, since the process is to end."""
@@ -122,16 +122,16 @@ class Telemetry:
         """
         run_deferred()
         with lifetime.ending():
-            return self._shutdown(timeout, [*self._signals.parts, *self._signals.foreign])
+            return self._shutdown(timeout, [*self._signals.senders, *self._signals.foreign])
 
     def end(self, *, at_exit: bool = False) -> None:
         """Shut down at the end of the process, within ``CLEW_SHUTDOWN_TIMEOUT``."""
-        # the providers that the application built have their own part in `atexit`, and in no other end
+        # the providers that the application built register with `atexit` themselves, and for no other end
         self._shutdown(
-            self.settings.shutdown_timeout, [*self._signals.parts, *(() if at_exit else self._signals.foreign)]
+            self.settings.shutdown_timeout, [*self._signals.senders, *(() if at_exit else self._signals.foreign)]
         )
 
-    def _shutdown(self, timeout: float, parts: Sequence[Any]) -> bool:
+    def _shutdown(self, timeout: float, senders: Sequence[Any]) -> bool:
         if not self._ending.acquire(timeout=max(0.0, min(timeout, _LONGEST_TIMEOUT))):
             return False
         try:
@@ -139,7 +139,7 @@ class Telemetry:
                 self._measure_no_more()
                 if not self._is_started and counts():  # nothing was measured, but there is something to tell
                     self._start()
-                self._outcome = deliver(parts, closing=True, timeout=timeout)
+                self._outcome = deliver(senders, closing=True, timeout=timeout)
                 self._signals.leave_foreign()
                 lifetime.unregister(self)
             return self._outcome
@@ -205,13 +205,13 @@ class Telemetry:
             )
         }
         ways: list[str] = []
-        for part in self._signals.parts:
-            if isinstance(part, (PeriodicReader, SpanBatches, LogBatches)):
-                protocol = protocols.get((part.kind, part.label))
+        for sender in self._signals.senders:
+            if isinstance(sender, (PeriodicReader, SpanBatchProcessor, LogBatchProcessor)):
+                protocol = protocols.get((sender.kind, sender.label))
                 how = f" ({protocol})" if protocol else ""
-                ways.append(f"{part.kind} to {part.label}{how} every {part.interval:g} s")
-            elif not isinstance(part, Standby):
-                ways.append(f"what {type(part).__name__} takes")
+                ways.append(f"{sender.kind} to {sender.label}{how} every {sender.interval:g} s")
+            elif not isinstance(sender, ForeignSender):
+                ways.append(f"what {type(sender).__name__} takes")
         service = self._signals.resource.attributes.get("service.name")
         line = f"{service} sends {', '.join(ways) or 'nothing'}"
         warn_once(("sends", line), "%s", line, level=logging.INFO)
@@ -232,9 +232,9 @@ class Telemetry:
 
     def _start(self) -> None:
         self._is_started = True
-        for part in self._signals.parts:
-            if isinstance(part, (PeriodicReader, Standby)):
-                part.start()
+        for sender in self._signals.senders:
+            if isinstance(sender, (PeriodicReader, ForeignSender)):
+                sender.start()
 
 
 def log_handler() -> Any:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from clew import diagnostics
-from clew.delivery import LogBatches, PeriodicReader, SpanBatches, deliver, lost
+from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor, deliver, lost
 from clew.exporters import log_exporters, metric_exporters, span_exporters
 from clew.settings import load_settings
 
@@ -27,10 +27,10 @@ class Telemetry:
         self.reader = PeriodicReader(exporter, interval=settings.metric_export_interval)
         self.meters = MeterProvider(metric_readers=[self.reader], resource=settings.resource, shutdown_on_exit=False)
         self.counter = self.meters.get_meter("test").create_counter("orders")
-        self.spans = SpanBatches(span_exporters(settings)[0], **batch)
+        self.spans = SpanBatchProcessor(span_exporters(settings)[0], **batch)
         self.tracers = TracerProvider(resource=settings.resource, shutdown_on_exit=False)
         self.tracers.add_span_processor(self.spans)
-        self.logs = LogBatches(log_exporters(settings)[0], **batch)
+        self.logs = LogBatchProcessor(log_exporters(settings)[0], **batch)
         self.loggers = LoggerProvider(resource=settings.resource, shutdown_on_exit=False)
         self.loggers.add_log_record_processor(self.logs)
         self.parts = [self.reader, self.spans, self.logs]

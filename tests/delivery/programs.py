@@ -3,7 +3,7 @@
 PARTS = """
 import atexit, logging, os, sys, time
 logging.basicConfig(stream=sys.stderr, format="LOG %(message)s")
-from clew.delivery import LogBatches, PeriodicReader, SpanBatches, deliver, lost
+from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor, deliver, lost
 from clew.exporters import log_exporters, metric_exporters, span_exporters
 from clew.settings import load_settings
 from opentelemetry._logs import LogRecord
@@ -15,10 +15,10 @@ settings = load_settings(os.environ)
 reader = PeriodicReader(metric_exporters(settings)[0], interval=settings.metric_export_interval)
 meters = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
 counter = meters.get_meter("program").create_counter("orders")
-spans = SpanBatches(span_exporters(settings)[0])
+spans = SpanBatchProcessor(span_exporters(settings)[0])
 tracers = TracerProvider(shutdown_on_exit=False)
 tracers.add_span_processor(spans)
-logs = LogBatches(log_exporters(settings)[0])
+logs = LogBatchProcessor(log_exporters(settings)[0])
 loggers = LoggerProvider(shutdown_on_exit=False)
 loggers.add_log_record_processor(logs)
 parts = [reader, spans, logs]

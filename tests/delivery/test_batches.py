@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from clew.delivery import SpanBatches, deliver, lost
+from clew.delivery import SpanBatchProcessor, deliver, lost
 
 
 class Recording(SpanExporter):
@@ -42,7 +42,7 @@ class Recording(SpanExporter):
 class Traced:
     def __init__(self, **arguments: Any) -> None:
         self.exporter = Recording()
-        self.spans = SpanBatches(self.exporter, **{"delay": 60, **arguments})
+        self.spans = SpanBatchProcessor(self.exporter, **{"delay": 60, **arguments})
         self.provider = TracerProvider(shutdown_on_exit=False)
         self.provider.add_span_processor(self.spans)
         self._lost_before = lost()["spans"]

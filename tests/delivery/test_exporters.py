@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from clew.delivery import SpanBatches
+from clew.delivery import SpanBatchProcessor
 from clew.exporters import make_sampler, metric_exporters
 from clew.exporters.attempts import Delivery
 from clew.settings import ConfigurationError, load_settings
@@ -377,7 +377,7 @@ def test_the_exporters_of_opentelemetry_are_quiet_in_our_hands_and_loud_in_other
     with refusing() as port:
         target = f"http://127.0.0.1:{port}"
         ours = TracerProvider(shutdown_on_exit=False)
-        ours.add_span_processor(SpanBatches(OTLPSpanExporter(endpoint=target, timeout=1)))
+        ours.add_span_processor(SpanBatchProcessor(OTLPSpanExporter(endpoint=target, timeout=1)))
         with ours.get_tracer("test").start_as_current_span("a"):
             pass
         assert not ours.force_flush(60_000)

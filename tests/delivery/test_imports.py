@@ -7,13 +7,13 @@ import sys
 
 PROGRAM = """
 import sys
-from clew.delivery import LogBatches, PeriodicReader, SpanBatches
+from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor
 from clew.exporters import log_exporters, metric_exporters, span_exporters
 from clew.settings import load_settings
 settings = load_settings({})
 PeriodicReader(metric_exporters(settings)[0])
-SpanBatches(span_exporters(settings)[0])
-LogBatches(log_exporters(settings)[0])
+SpanBatchProcessor(span_exporters(settings)[0])
+LogBatchProcessor(log_exporters(settings)[0])
 print(sorted({"grpc", "requests", "urllib3", "google.protobuf", "rich", "yaml"}.intersection(sys.modules)))
 """
 

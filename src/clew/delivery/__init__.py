@@ -1,15 +1,15 @@
-"""What carries metrics, spans and log records to exporters: in its own threads, within deadlines, losses counted."""
+"""What carries metrics, spans and log records to exporters: in threads of its own, within deadlines, losses counted."""
 
-from clew.delivery.batches import LogBatches, SpanBatches
-from clew.delivery.deliver import Part, deliver
+from clew.delivery.batch_processors import LogBatchProcessor, SpanBatchProcessor
 from clew.delivery.destination import UndeliveredError, lost
-from clew.delivery.reader import PeriodicReader
+from clew.delivery.metric_reader import PeriodicReader
+from clew.delivery.senders import Sender, deliver
 
 __all__ = [
-    "LogBatches",
-    "Part",
+    "LogBatchProcessor",
     "PeriodicReader",
-    "SpanBatches",
+    "Sender",
+    "SpanBatchProcessor",
     "UndeliveredError",
     "deliver",
     "lost",

@@ -1,4 +1,4 @@
-"""The thread that delivers: one for each part, started late, ended within a deadline, given up where it hangs."""
+"""The thread of one sender: started late, ended within a deadline, left behind where it takes too long."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from opentelemetry.context import (
 from clew.diagnostics import warn_once
 from clew.interpreter.current_context import make_current
 
-Occasion = Literal["interval", "full", "flush", "close"]
+Trigger = Literal["interval", "full", "flush", "close"]
 
 LONGEST_WAIT = 86_400.0
-"""In seconds: what stands for no limit where a real number is needed."""
+"""In seconds: used for no limit where a finite number is needed."""
 
 
 @dataclass(slots=True, eq=False)
 class Order:
-    """Something a worker was asked to do by `deadline` (of `time.monotonic`), and whether all was delivered."""
+    """Something that a worker is to do by `deadline` (of `time.monotonic`), and whether everything was delivered."""
 
-    occasion: Occasion
+    trigger: Trigger
     deadline: float
     done: threading.Event = field(default_factory=threading.Event)
     delivered: bool = False
     threaded: bool = True
-    """False where it is left to the thread that waits for it, since no other can be started."""
-    told: bool = False
-    """Whether it was said that something was not delivered."""
+    """False where the thread that waits for it has to do it, since no other one can be started."""
+    reported: bool = False
+    """Whether it has been logged that something was not delivered."""
 
     @classmethod
-    def nothing(cls, occasion: Occasion) -> Order:
-        """Return an order that is done, since there was nothing to deliver."""
-        order = cls(occasion, 0.0, delivered=True)
+    def nothing(cls, trigger: Trigger) -> Order:
+        """Return an order that is done already, where there is nothing to deliver."""
+        order = cls(trigger, 0.0, delivered=True)
         order.done.set()
         return order
 
 
 def deadlines(timeout: float) -> tuple[float, float]:
-    """Return two deadlines, of `time.monotonic`: for the work, and a little later for who waits for it.
+    """Return two deadlines, of `time.monotonic`: for the work, and a little later for waiting for it.
 
-    So an export that runs out of time still tells why, before it is given up.
+    So an export that runs out of time can still say why, before it is left behind.
     """
     now = time.monotonic()
     timeout = max(0.0, min(timeout, LONGEST_WAIT))
@@ -58,13 +58,13 @@ def deadlines(timeout: float) -> tuple[float, float]:
 
 
 class Worker:
-    """Runs `work(occasion, deadline)` every `interval` seconds, and when ordered; never twice at once.
+    """Runs `work(trigger, deadline)` every `interval` seconds, and when ordered; never twice at once.
 
     `work` returns whether all was delivered. It runs in a daemon thread, in a Context that holds no request and
     suppresses instrumentation. The thread starts with `start` or with the first order.
     """
 
-    def __init__(self, name: str, interval: float, timeout: float, work: Callable[[Occasion, float], bool]) -> None:
+    def __init__(self, name: str, interval: float, timeout: float, work: Callable[[Trigger, float], bool]) -> None:
         self._name = name
         self._interval = min(interval, LONGEST_WAIT)
         self._timeout = min(timeout, LONGEST_WAIT)
@@ -84,21 +84,21 @@ class Worker:
 
     @property
     def started(self) -> bool:
-        """Whether there has been anything to deliver."""
+        """Whether the thread was started."""
         return self._thread is not None
 
     @property
-    def is_at_it(self) -> bool:
-        """Whether there is a thread, and of the right kind."""
+    def is_running(self) -> bool:
+        """Whether there is a thread, and one of the kind that gevent leaves if it has patched the interpreter."""
         return self._thread is not None and type(self._orders) is queue.SimpleQueue
 
     def start(self) -> bool:
-        """Start the thread if it is not there yet; False where none can be started any more (interpreter exit)."""
-        if self.is_at_it:
+        """Start the thread if it is not there yet; return False where none can be started any more (at the exit)."""
+        if self.is_running:
             return True
         self.wanted = True
         if not self._starting.acquire(blocking=False):
-            return True  # somebody else is at it
+            return True  # another thread is starting it
         try:
             if self._is_patched_since():
                 # what waits in the old ones would keep all others waiting, and a thread of the system's that has been
@@ -121,17 +121,17 @@ class Worker:
         return type(self._orders) is not queue.SimpleQueue
 
     def wake(self) -> None:
-        """Have a full batch delivered before the interval is over."""
+        """Have a full batch delivered at once."""
         if not self._full:
             self._full = True
             self._orders.put(None)
 
-    def order(self, occasion: Occasion, deadline: float) -> Order:
-        """Ask for a flush or the last delivery; `wait` for it. After the last one every order is that one."""
+    def order(self, trigger: Trigger, deadline: float) -> Order:
+        """Order a flush or the last delivery, to `wait` for; once the last one is ordered, that is returned."""
         if self.closing is not None:
             return self.closing
-        order = Order(occasion, deadline)
-        if occasion == "close":
+        order = Order(trigger, deadline)
+        if trigger == "close":
             self.closing = self._last = order
         order.threaded = self.start()
         if order.threaded:
@@ -139,9 +139,9 @@ class Worker:
         return order
 
     def wait(self, order: Order, deadline: float) -> bool:
-        """Wait for an order until the deadline; done in the calling thread where no thread could be started."""
+        """Wait for an order until the deadline, or carry it out in the calling thread where no other can be started."""
         if not order.threaded and not order.done.is_set():
-            self._obey(order)
+            self._carry_out(order)
         order.done.wait(max(0.0, deadline - time.monotonic()))
         return order.done.is_set() and order.delivered
 
@@ -156,33 +156,33 @@ class Worker:
         orders = self._orders
         while True:
             order: Order | None = None
-            occasion: Occasion = "full"
+            trigger: Trigger = "full"
             try:
                 order = orders.get(timeout=max(0.0, following - time.monotonic()))
             except queue.Empty:
-                occasion = "interval"
+                trigger = "interval"
                 following = max(following + self._interval, time.monotonic())
             while orders is not self._orders:  # another thread is in the place of this one
                 orders.get()
             if order is not None:
                 if not order.done.is_set():
-                    self._obey(order)
+                    self._carry_out(order)
                 if order is self._last:
                     return
             else:
                 self._full = False
-                self._do(occasion, time.monotonic() + self._timeout)
+                self._do(trigger, time.monotonic() + self._timeout)
 
-    def _obey(self, order: Order) -> None:
+    def _carry_out(self, order: Order) -> None:
         before = get_current()
         try:
             make_current(delivery_context())
-            order.delivered = self._do(order.occasion, order.deadline)
+            order.delivered = self._do(order.trigger, order.deadline)
         finally:
             order.done.set()
             make_current(before)
 
-    def _do(self, occasion: Occasion, deadline: float) -> bool:
+    def _do(self, trigger: Trigger, deadline: float) -> bool:
         working, before = self._working, self._working_before
         if not working.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
@@ -190,7 +190,7 @@ class Worker:
             while before is not None and not before.acquire(blocking=False):  # as gevent's would not be waited for
                 time.sleep(0.005)
             self._working_before = None
-            return self._work(occasion, deadline)
+            return self._work(trigger, deadline)
         except BaseException as error:  # the thread has to go on, whatever an exporter of the application raises
             warn_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)
             return False
@@ -199,12 +199,12 @@ class Worker:
 
 
 def delivery_context() -> Context:
-    """Return the Context for exports: no request, no span, no instrumentation of what an exporter does."""
+    """Return the Context for exports: without request and span, and with instrumentation suppressed."""
     return set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, Context())
 
 
 def in_thread(target: Callable[[], None], name: str) -> bool:
-    """Run something in a daemon thread; False where none can be started any more."""
+    """Run `target` in a daemon thread; return False where no more threads can be started."""
     with suppress(RuntimeError):
         threading.Thread(target=target, name=name, daemon=True).start()
         return True

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from clew.delivery.destination import LossDetails, UndeliveredError
-from clew.delivery.zeros import WithZeros
+from clew.delivery.zero_points import WithZeros
 from clew.exporters.attempts import Delivery, PendingRequest
 from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC

@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
 from clew import exporters
-from clew.delivery import LogBatches, PeriodicReader, SpanBatches
+from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics.sharded_recorder import ShardedMeterProvider
 from clew.metrics.views import exemplar_filter, views
@@ -77,10 +77,10 @@ def _are(value: Any, kind: type) -> bool:
 
 @dataclass(frozen=True)
 class BuiltProvider:
-    """A provider, None where there is to be none, and what delivers for it."""
+    """A provider, None where there is to be none, and what sends its telemetry."""
 
     provider: Any
-    parts: Sequence[Any] = ()
+    senders: Sequence[Any] = ()
 
 
 def metric_readers(settings: Settings, given: Sequence[MetricExporter | MetricReader] | None) -> list[MetricReader]:
@@ -106,7 +106,7 @@ def span_processors(settings: Settings, given: Sequence[SpanProcessor] | None) -
         return list(given)
     batch = settings.spans_batch
     return [
-        SpanBatches(
+        SpanBatchProcessor(
             exporter,
             delay=batch.delay,
             timeout=batch.timeout,
@@ -124,7 +124,7 @@ def log_processors(settings: Settings, given: Sequence[LogRecordProcessor] | Non
         return list(given)
     batch = settings.logs_batch
     return [
-        LogBatches(
+        LogBatchProcessor(
             exporter,
             delay=batch.delay,
             timeout=batch.timeout,

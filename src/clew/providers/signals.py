@@ -18,8 +18,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from clew import lifetime
-from clew.delivery import Part
-from clew.delivery.standby import Standby
+from clew.delivery import Sender
+from clew.delivery.foreign import ForeignSender
 from clew.diagnostics import warn_once
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics.sdk.forked_child import restart_metrics_in_child
@@ -45,7 +45,7 @@ class Signals:
 
     Attributes:
         enabled: False where OpenTelemetry is turned off.
-        parts: What delivers: readers and processors of ours or given in code, and providers that a file describes.
+        senders: Readers and processors of ours or given in code, and providers that a file describes.
         foreign: The providers that the application built, which are flushed and never shut down.
         readers_added: The readers given in code for a MeterProvider that the application built.
     """
@@ -56,7 +56,7 @@ class Signals:
     meter_provider: metrics.MeterProvider = field(default_factory=metrics.NoOpMeterProvider)
     tracer_provider: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
     logger_provider: Any = None
-    parts: list[Part] = field(default_factory=list[Part])
+    senders: list[Sender] = field(default_factory=list[Sender])
     foreign: list[ForeignProvider] = field(default_factory=list[ForeignProvider])
     readers_added: list[MetricReader] = field(default_factory=list["MetricReader"])
 
@@ -69,8 +69,8 @@ class Signals:
         for provider in (self.tracer_provider, self.logger_provider):
             if provider in pipeline.ours:
                 update_resource(provider, identity)
-        for part in self.parts:
-            restart: Callable[[], None] | None = getattr(part, "restart_in_child", None)
+        for sender in self.senders:
+            restart: Callable[[], None] | None = getattr(sender, "restart_in_child", None)
             if restart is not None:
                 restart()
 
@@ -79,12 +79,12 @@ class Signals:
         if built.provider is None:
             return False
         pipeline.ours.add(built.provider)
-        self.add(*built.parts)
+        self.add(*built.senders)
         return True
 
-    def add(self, *parts: Any) -> None:
-        """Add what delivers: parts of ours as they are, all others with a thread that stands by for them."""
-        self.parts += [part if isinstance(part, Part) else Standby(part) for part in parts]
+    def add(self, *senders: Any) -> None:
+        """Add senders: ours as they are, all others with a thread that flushes and shuts them down within deadlines."""
+        self.senders += [sender if isinstance(sender, Sender) else ForeignSender(sender) for sender in senders]
 
     def leave_foreign(self) -> None:
         """Take the readers given in code out of the application's MeterProvider."""
@@ -153,8 +153,8 @@ def build(settings: Settings, given: ProviderArguments, resource: Any) -> Signal
         if loggers not in pipeline.ours:
             set_logger_provider(of_logs.provider)
     if settings.internal_metrics:
-        for part in signals.parts:
-            measure: Callable[[metrics.MeterProvider], None] | None = getattr(part, "measure_itself", None)
+        for sender in signals.senders:
+            measure: Callable[[metrics.MeterProvider], None] | None = getattr(sender, "measure_itself", None)
             if measure is not None:
                 measure(signals.meter_provider)
     propagate.set_global_textmap(propagators or propagator(settings))

@@ -1,4 +1,4 @@
-"""What delivery asks of an exporter beyond OpenTelemetry's interface, and what it does where an exporter lacks it."""
+"""What is asked of an exporter beyond OpenTelemetry's interface, and what is done where it does not have that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clew.diagnostics import warn_once
 
 @runtime_checkable
 class DeadlineExporter(Protocol):
-    """An exporter that knows deadlines and forks, as `clew`'s own OTLP exporters do."""
+    """An exporter that keeps deadlines and survives forks, as `clew`'s own OTLP exporters do."""
 
     label: str
     """The endpoint, for messages."""
@@ -43,25 +43,25 @@ def label_of(exporter: object) -> str:
 
 
 def finish_exporter_by(exporter: object, deadline: float) -> None:
-    """Tell the exporter, if it can be told, that there is time until the deadline only."""
+    """Have the exporter, if it can, finish by the deadline."""
     if isinstance(exporter, DeadlineExporter):
         exporter.finish_by(deadline)
 
 
 def restart_exporter(exporter: object) -> None:
-    """Give the exporter, if it knows how, a connection of its own in a forked child."""
+    """Have the exporter, if it can, use a new connection in a forked child."""
     if isinstance(exporter, DeadlineExporter):
         exporter.restart_in_child()
 
 
 def measure_exporter(exporter: object, provider: MeterProvider) -> None:
-    """Have the exporter, if it knows how, measure its exports with instruments of this provider."""
+    """Have the exporter, if it can, measure its exports with instruments of this provider."""
     if isinstance(exporter, DeadlineExporter):
         exporter.measure_itself(provider)
 
 
 def close_exporter(exporter: Any, deadline: float) -> None:
-    """Shut an exporter down; one that hangs is left behind at the deadline."""
+    """Shut an exporter down; one that takes longer is left behind at the deadline."""
     name = type(exporter).__name__
 
     def close() -> None:
@@ -77,7 +77,7 @@ def close_exporter(exporter: Any, deadline: float) -> None:
 
 
 def run_until(target: Callable[[], None], deadline: float) -> bool:
-    """Run something in a thread, left behind at the deadline; in this thread where none can be started any more."""
+    """Run `target` in a thread that is left behind at the deadline, or in this one where no more can be started."""
     done = threading.Event()
 
     def run() -> None:
