@@ -294,7 +294,7 @@ def test_grpc_as_documented(held: Sent) -> None:
 
 @pytest.fixture
 def eager() -> Iterator[Callable[[Callable[..., Any]], Any]]:
-    """Make tasks of Celery that run on the spot."""
+    """Make eager tasks of Celery."""
     celery = pytest.importorskip("celery")
     from clew.integrations.celery import instrument, uninstrument
 
@@ -320,7 +320,7 @@ def test_a_task_that_fails_keeps_its_run_though_the_worker_catches_the_exception
     assert said(held, "sending") == ["sending"]
 
 
-def test_a_task_on_the_spot_is_decided_on_with_the_request_that_asks_for_it(
+def test_an_eager_task_is_decided_on_with_the_request_that_asks_for_it(
     held: Sent, eager: Callable[[Callable[..., Any]], Any]
 ) -> None:
     @eager

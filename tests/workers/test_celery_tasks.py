@@ -1,4 +1,4 @@
-"""Tasks of Celery run on the spot, and by a worker in a thread of this process, read in memory."""
+"""Eager tasks of Celery, and by a worker in a thread of this process, read in memory."""
 
 from __future__ import annotations
 
@@ -120,56 +120,56 @@ def tasks() -> Iterator[Tasks]:
 
 
 @pytest.fixture
-def on_the_spot(request: pytest.FixtureRequest) -> Iterator[Tasks]:
+def eager(request: pytest.FixtureRequest) -> Iterator[Tasks]:
     made = Tasks(request.node.name, task_always_eager=True)
     yield made
     made.app.close()
 
 
-# on the spot
+# eager
 
 
-def test_a_task_on_the_spot_belongs_to_the_request_that_runs_it(on_the_spot: Tasks, recorded: Recorded) -> None:
+def test_an_eager_task_belongs_to_the_request_that_runs_it(eager: Tasks, recorded: Recorded) -> None:
     with clew.request("r-1"):
-        assert on_the_spot.look.delay().get() == "r-1"
+        assert eager.look.delay().get() == "r-1"
         assert clew.request_id() == "r-1"
     assert recorded.calls("look") == {None: 1}
     assert recorded.points("operation.time_in_queue") == []
 
 
-def test_a_task_on_the_spot_outside_a_request_is_a_request(on_the_spot: Tasks) -> None:
-    first, second = on_the_spot.look.delay().get(), on_the_spot.look.delay().get()
+def test_an_eager_task_outside_a_request_is_a_request(eager: Tasks) -> None:
+    first, second = eager.look.delay().get(), eager.look.delay().get()
     assert is_valid(first)
     assert is_valid(second)
     assert first != second
     assert clew.request_id() is None
 
 
-def test_each_try_on_the_spot_is_a_run_of_one_request(on_the_spot: Tasks, recorded: Recorded) -> None:
-    on_the_spot.again.delay()
+def test_each_eager_try_is_a_run_of_one_request(eager: Tasks, recorded: Recorded) -> None:
+    eager.again.delay()
     with clew.request("r-1"):
-        on_the_spot.again.delay()
-    assert len(set(on_the_spot.seen[:3])) == 1
-    assert on_the_spot.seen[3:] == ["r-1"] * 3
+        eager.again.delay()
+    assert len(set(eager.seen[:3])) == 1
+    assert eager.seen[3:] == ["r-1"] * 3
     assert recorded.calls("again") == {None: 6}
 
 
 @pytest.mark.parametrize("error", [Ignore(), Reject("no"), KeyError("of throws")], ids=["Ignore", "Reject", "throws"])
-def test_what_a_task_may_raise_is_no_failure(error: Exception, on_the_spot: Tasks, recorded: Recorded) -> None:
-    on_the_spot.raises.append(error)
-    on_the_spot.look.delay()
+def test_what_a_task_may_raise_is_no_failure(error: Exception, eager: Tasks, recorded: Recorded) -> None:
+    eager.raises.append(error)
+    eager.look.delay()
     assert recorded.calls("look") == {None: 1}
 
 
-def test_what_else_it_raises_is_a_failure(on_the_spot: Tasks, recorded: Recorded) -> None:
-    on_the_spot.raises.append(ValueError("wrong"))
+def test_what_else_it_raises_is_a_failure(eager: Tasks, recorded: Recorded) -> None:
+    eager.raises.append(ValueError("wrong"))
     with pytest.raises(ValueError, match="wrong"):
-        on_the_spot.look.delay().get()
+        eager.look.delay().get()
     assert recorded.calls("look") == {"ValueError": 1}
 
 
-def test_a_task_that_is_called_as_a_function_is_no_run(on_the_spot: Tasks, recorded: Recorded) -> None:
-    assert on_the_spot.look() is None
+def test_a_task_that_is_called_as_a_function_is_no_run(eager: Tasks, recorded: Recorded) -> None:
+    assert eager.look() is None
     assert recorded.durations("look") == []
 
 
@@ -209,11 +209,11 @@ def test_whatever_a_task_is_called_it_is_measured(recorded: Recorded) -> None:
     app.close()
 
 
-def test_after_uninstrument_nothing_is_carried_or_measured(on_the_spot: Tasks, recorded: Recorded) -> None:
-    on_the_spot.look.delay()
+def test_after_uninstrument_nothing_is_carried_or_measured(eager: Tasks, recorded: Recorded) -> None:
+    eager.look.delay()
     uninstrument()
-    assert on_the_spot.look.delay().get() is None
-    assert "_clew_original" not in vars(on_the_spot.look.run)
+    assert eager.look.delay().get() is None
+    assert "_clew_original" not in vars(eager.look.run)
     assert recorded.calls("look") == {None: 1}
 
 
@@ -292,13 +292,13 @@ def test_waiting_for_its_time_is_not_waiting_in_a_queue(tasks: Tasks, recorded: 
     found=st.one_of(st.none(), st.integers(), st.text(max_size=200), st.lists(st.text(max_size=5), max_size=2)),
     sent=st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5), st.integers()),
 )
-def test_no_header_whatever_it_is_reaches_a_task_unchecked(found: Any, sent: Any, on_the_spot: Tasks) -> None:
-    on_the_spot.look.delay()  # so that it has been prepared
-    seen = on_the_spot.seen
+def test_no_header_whatever_it_is_reaches_a_task_unchecked(found: Any, sent: Any, eager: Tasks) -> None:
+    eager.look.delay()  # so that it has been prepared
+    seen = eager.seen
     seen.clear()
     from celery.app.trace import build_tracer
 
-    tracer = build_tracer("look", on_the_spot.app.tasks["look"], app=on_the_spot.app)
+    tracer = build_tracer("look", eager.app.tasks["look"], app=eager.app)
     headers = {"X-Request-ID": found, "clew-sent-at": sent, "delivery_info": {"routing_key": "orders"}}
     tracer("an-id", (), {}, {"id": "an-id", **headers})
     (name,) = seen

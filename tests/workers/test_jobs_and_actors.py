@@ -1,4 +1,4 @@
-"""Jobs of RQ run on the spot, and actors of Dramatiq run by a worker in threads of this process, read in memory."""
+"""Eager jobs of RQ, and actors of Dramatiq run by a worker in threads of this process, read in memory."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def queue(redis_url: str) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.real
-def test_a_job_on_the_spot_belongs_to_the_request_that_runs_it(queue: Callable[..., Any], recorded: Recorded) -> None:
+def test_an_eager_job_belongs_to_the_request_that_runs_it(queue: Callable[..., Any], recorded: Recorded) -> None:
     with clew.request("r-1"):
         assert queue(is_async=False).enqueue(clew.request_id).return_value() == "r-1"
         assert clew.request_id() == "r-1"
     assert is_valid(queue(is_async=False).enqueue(clew.request_id).return_value())
-    assert recorded.calls("clew.request.request_id") == {None: 2}
+    assert recorded.calls("clew.propagation.cell.request_id") == {None: 2}
     assert recorded.points("operation.time_in_queue") == []
 
 
@@ -56,7 +56,7 @@ def test_a_job_read_inside_a_request_is_not_that_request(
     assert job.return_value() != "of-the-worker"
     (point,) = recorded.points("operation.time_in_queue")
     assert dict(point.attributes) == {
-        "operation.name": "clew.request.request_id",
+        "operation.name": "clew.propagation.cell.request_id",
         "messaging.destination.name": "orders",
     }
 

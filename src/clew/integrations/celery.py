@@ -21,17 +21,16 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
+from clew.integrations._shared.task_messages import put_request_id, put_time_sent, sent_at, target_of_host
 from clew.integrations._shared.task_runs import (
     TaskRun,
     end_process,
     exception_types_of,
     not_handled,
-    put_request_id,
-    sent_at,
-    stamp,
-    target_of_host,
+    run_or_none,
+    take_run,
+    work_on,
 )
-from clew.interpreter.current_context import Variable
 from clew.interpreter.locks import renew_in_child
 from clew.policy import policy
 from clew.propagation.hosts import Target
@@ -61,9 +60,6 @@ _send_task: Any = _celery.Celery.send_task
 _build_tracer: Any = _trace.build_tracer
 _wrapped: WeakSet[Any] = WeakSet()
 """The tasks, and classes of tasks, whose body is wrapped."""
-
-_next_body: Variable[tuple[Any, TaskRun]] = Variable("clew-celery-body")
-"""The task that this worker is about to run, until its body begins: a task may also be called as a plain function."""
 
 
 def instrument() -> None:
@@ -112,11 +108,11 @@ def _hold_build_tracer(before: Any, now: Any) -> None:
 def _send_task_with_request(self: Any, /, *args: Any, **options: Any) -> Any:
     try:
         headers = dict(options.get("headers") or {})
-        stamp(headers)
+        put_time_sent(headers)
         put_request_id(headers, functools.partial(_broker, self, args, options))
         options["headers"] = headers
-    except Exception as trouble:
-        not_handled("sent", trouble)
+    except Exception as error:
+        not_handled("sent", error)
     return _send_task(self, *args, **options)
 
 
@@ -135,27 +131,24 @@ def _broker(app: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> Targ
 def _build_tracer_with_request(name: str, task: Any, *args: Any, **options: Any) -> Callable[..., Any]:
     try:
         _wrap_body(task)
-    except Exception as trouble:
-        not_handled("run", trouble)
+    except Exception as error:
+        not_handled("run", error)
     tracer = _build_tracer(name, task, *args, **options)
 
     @functools.wraps(tracer)
     def trace_in_request(uuid: Any, args: Any, kwargs: Any, request: Any = None) -> Any:
         if not _is_on:
             return tracer(uuid, args, kwargs, request)
-        try:
+
+        def make() -> TaskRun:
+            nonlocal request
             request = dict(request or {})
-            run = _run_of(task, name, request)
-        except Exception as trouble:
-            not_handled("run", trouble)
+            return _run_of(task, name, request)
+
+        run = run_or_none(make)
+        if run is None:
             return tracer(uuid, args, kwargs, request)
-        before = _next_body.get()
-        try:
-            _next_body.set((task, run))
-            with run:
-                return tracer(uuid, args, kwargs, request)
-        finally:
-            _next_body.set(before)
+        return work_on(task, run, tracer, uuid, args, kwargs, request)
 
     return trace_in_request
 
@@ -205,11 +198,8 @@ def _wrap_body(task: Any) -> None:
 
     @functools.wraps(body)
     def in_run(*args: Any, **kwargs: Any) -> Any:
-        following = _next_body.get()
-        if following is None or following[0] is not (args[0] if has_call else task):
-            return body(*args, **kwargs)
-        _next_body.set(None)
-        return following[1].call(body, *args, **kwargs)
+        run = take_run(args[0] if has_call else task)
+        return body(*args, **kwargs) if run is None else run.call(body, *args, **kwargs)
 
     own: dict[str, Any] = owner.__dict__
     setattr(in_run, _MARK, own.get(name))

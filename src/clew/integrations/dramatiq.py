@@ -13,17 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clew.integrations._shared.auto_instrument import patch
+from clew.integrations._shared.task_messages import (
+    put_request_id,
+    put_time_sent,
+    redis_target,
+    sent_at,
+    target_of_host,
+)
 from clew.integrations._shared.task_runs import (
     TaskRun,
     exception_types_of,
     not_handled,
-    put_request_id,
-    redis_target,
-    sent_at,
-    stamp,
-    target_of_host,
+    run_or_none,
+    take_run,
+    work_on,
 )
-from clew.interpreter.current_context import Variable
 from clew.policy import policy
 from clew.propagation.cell import request_id
 from clew.propagation.hosts import Target
@@ -44,9 +48,6 @@ __all__ = ["RequestMiddleware", "instrument_all"]
 
 _MARK = "_clew_original"
 
-_next_body: Variable[tuple[str, TaskRun]] = Variable("clew-dramatiq-body")
-"""The actor that this thread is about to run, by name, until its function begins: an actor may also be called."""
-
 
 class RequestMiddleware(Middleware):
     """Lets messages carry the request ID of who sends them, and measures each run of an actor.
@@ -62,26 +63,23 @@ class RequestMiddleware(Middleware):
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Put the current request ID into a message that is sent, and the time into every one."""
         try:
-            stamp(message.options)
+            put_time_sent(message.options)
             if request_id() is not None:  # else it is a retry, or was delayed, and keeps its own
                 message.options.pop(policy.header, None)
                 put_request_id(message.options, lambda: _target(broker))
-        except Exception as trouble:
-            not_handled("sent", trouble)
+        except Exception as error:
+            not_handled("sent", error)
 
     def after_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
         """Let the actor's function run inside the request of its message."""
-        function, name = actor.fn, actor.actor_name
+        function = actor.fn
         if hasattr(function, _MARK):
             return
 
         @functools.wraps(function)
         def in_run(*args: Any, **kwargs: Any) -> Any:
-            following = _next_body.get()
-            if following is None or following[0] != name:
-                return function(*args, **kwargs)
-            _next_body.set(None)
-            return following[1].call(function, *args, **kwargs)
+            run = take_run(actor)
+            return function(*args, **kwargs) if run is None else run.call(function, *args, **kwargs)
 
         setattr(in_run, _MARK, function)
         actor.fn = in_run
@@ -94,19 +92,11 @@ class RequestMiddleware(Middleware):
 
         @functools.wraps(process)
         def process_in_request(message: Any) -> None:
-            try:
-                run = _run_of(broker, message)
-            except Exception as trouble:
-                not_handled("run", trouble)
+            run = run_or_none(lambda: _run_of(broker, message))
+            if run is None:
                 process(message)
-                return
-            before = _next_body.get()
-            try:
-                _next_body.set((message.actor_name, run))
-                with run:
-                    process(message)
-            finally:
-                _next_body.set(before)
+            else:
+                work_on(_actor_of(broker, message), run, process, message)
 
         setattr(process_in_request, _MARK, process)
         thread.process_message = process_in_request  # type: ignore[method-assign]
@@ -126,9 +116,14 @@ def _made(make: Callable[..., None]) -> Callable[..., None]:
     return make_instrumented
 
 
+def _actor_of(broker: Any, message: Any) -> Any:
+    """Return the actor that a message is for, or None where the broker has none of that name."""
+    return broker.actors.get(message.actor_name)
+
+
 def _run_of(broker: Any, message: Any) -> TaskRun:
     options: dict[str, Any] = message.options
-    actor: Any = broker.actors.get(message.actor_name)
+    actor = _actor_of(broker, message)
     throws = options.get("throws") or (None if actor is None else actor.options.get("throws"))
     run = TaskRun(
         message.actor_name,

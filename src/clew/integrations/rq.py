@@ -14,8 +14,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from clew.integrations._shared.task_runs import TaskRun, end_process, not_handled, put_request_id, redis_target
-from clew.interpreter.current_context import Variable
+from clew.integrations._shared.task_messages import put_request_id, redis_target
+from clew.integrations._shared.task_runs import (
+    TaskRun,
+    end_process,
+    not_handled,
+    run_or_none,
+    take_run,
+    work_on,
+)
 from clew.interpreter.locks import renew_in_child
 from clew.policy import policy
 
@@ -38,9 +45,6 @@ _own: dict[str, Any] = _Job.__dict__
 _create: Callable[..., Any] = _own["create"].__func__
 _perform: Callable[..., Any] = _Job.perform
 _perform_job: Callable[..., Any] = _Worker.perform_job
-
-_next_body: Variable[tuple[Any, TaskRun]] = Variable("clew-rq-body")
-"""The job that this worker is about to perform, until that begins."""
 
 
 def instrument() -> None:
@@ -72,25 +76,19 @@ def _create_with_request(cls: Any, /, *args: Any, **options: Any) -> Any:
         meta = dict(job.meta or {})  # a copy: one that the caller gives may serve for several jobs
         put_request_id(meta, lambda: redis_target(job.connection))
         job.meta = meta
-    except Exception as trouble:
-        not_handled("sent", trouble)
+    except Exception as error:
+        not_handled("sent", error)
     return job
 
 
 @functools.wraps(_perform_job)
 def _perform_job_in_request(self: Any, job: Any, /, *args: Any, **options: Any) -> Any:
     """Wrap all that a worker does for a job; in the process forked for it, nothing comes after that."""
-    run = _made(lambda: _run_of(job, is_eager=False))
+    run = run_or_none(lambda: _run_of(job, is_eager=False))
     try:
         if run is None:
             return _perform_job(self, job, *args, **options)
-        before = _next_body.get()
-        try:
-            _next_body.set((job, run))
-            with run:
-                return _perform_job(self, job, *args, **options)
-        finally:
-            _next_body.set(before)
+        return work_on(job, run, _perform_job, self, job, *args, **options)
     finally:
         if getattr(self, "is_horse", False):
             end_process()
@@ -98,12 +96,11 @@ def _perform_job_in_request(self: Any, job: Any, /, *args: Any, **options: Any) 
 
 @functools.wraps(_perform)
 def _perform_in_run(self: Any) -> Any:
-    following = _next_body.get()
-    if following is not None and following[0] is self:
-        _next_body.set(None)
+    run = take_run(self)
+    if run is not None:
         _import_function_of(self)
-        return following[1].call(_perform, self)
-    run = _made(lambda: _run_of(self, is_eager=True))  # of a queue with is_async=False
+        return run.call(_perform, self)
+    run = run_or_none(lambda: _run_of(self, is_eager=True))  # of a queue with is_async=False
     if run is None:
         return _perform(self)
     with run:
@@ -124,14 +121,6 @@ def _import_function_of(job: Any) -> None:
         raise
     except Exception:
         return
-
-
-def _made(make: Callable[[], TaskRun]) -> TaskRun | None:
-    try:
-        return make()
-    except Exception as trouble:
-        not_handled("run", trouble)
-        return None
 
 
 def _run_of(job: Any, *, is_eager: bool) -> TaskRun:

@@ -1,14 +1,13 @@
 """One run of a task by a worker: in its request, measured, with the time that it waited in its queue.
 
-What the integrations of Celery, RQ and Dramatiq share. A message carries the request ID under the name of the header
-that is configured (``X-Request-ID``), and when it was sent under `SENT_AT`.
+What the integrations of Celery, RQ and Dramatiq have in common, beside `task_messages.py`. Each wraps two things: all
+that a worker does for a task, which `work_on` calls, and in there the task's body, which gets its run from `take_run`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,18 +19,14 @@ from clew.diagnostics import report_failure
 from clew.failures import Checked
 from clew.imports import imported
 from clew.instruments import histogram
-from clew.interpreter.current_context import make_current
+from clew.interpreter.current_context import Variable, make_current
 from clew.interpreter.interruptions import begins_at_once
 from clew.operations.names import LONGEST_NAME
 from clew.policy import failure_of, policy
-from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, request_id, with_cell
-from clew.propagation.hosts import Target, is_allowed
+from clew.propagation.cell import REQUEST_KEY, RequestCell, cell_in, enter, leave, with_cell
 from clew.propagation.ids import accept, new_request_id, remember
 
 R = TypeVar("R")
-
-SENT_AT = "clew-sent-at"
-"""Beside the request ID in a message: when it was sent, in seconds since 1970 by the sender's clock."""
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 """In seconds, up to four hours: a queue may be worked off at night."""
@@ -50,7 +45,7 @@ class TaskRun:
 
     Args:
         name: The task's name, which names the operation.
-        found: What the message has for a request ID, whatever that is, or None. A run on the spot, without a message,
+        found: What the message has for a request ID, whatever that is, or None. An eager run, which has no message,
             takes it over even where incoming ones are not trusted.
         is_eager: Whether the caller itself runs the task, so that it belongs to the caller's request.
         due_at: When the run could have begun at the earliest, in seconds since 1970; None where that is not known.
@@ -148,6 +143,39 @@ class TaskRun:
         time_in_queue.record(max(0.0, time.time() - self._due_at), attributes)
 
 
+_about_to_begin: Variable[tuple[object, TaskRun]] = Variable("clew-task")
+"""The task that this worker is about to run, until its body begins: a task may also be called as a plain function."""
+
+
+def run_or_none(make: Callable[[], TaskRun]) -> TaskRun | None:
+    """Return the run that `make` makes; None, counted and logged once, where that fails."""
+    try:
+        return make()
+    except Exception as error:
+        not_handled("run", error)
+        return None
+
+
+def work_on(task: object, run: TaskRun, work: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call `work`, all that a worker does for `task`, in its run, which the task's body is a part of."""
+    before = _about_to_begin.get()
+    try:
+        _about_to_begin.set((task, run))
+        with run:
+            return work(*args, **kwargs)
+    finally:
+        _about_to_begin.set(before)
+
+
+def take_run(task: object) -> TaskRun | None:
+    """Return the run that the body of `task`, which is called just now, is a part of; None where it is of none."""
+    found = _about_to_begin.get()
+    if found is None or found[0] is not task:
+        return None
+    _about_to_begin.set(None)
+    return found[1]
+
+
 def _is_measured_by_name(operation: str) -> bool:
     """Tell whether ``CLEW_MEASURE`` has the task's function measured under the very name of the task."""
     by_name = imported("clew.by_name")  # imported only where something is to be measured by name
@@ -168,51 +196,9 @@ def exception_types_of(throws: Any) -> tuple[type[BaseException], ...]:
     return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseException))
 
 
-def sent_at(carrier: Mapping[str, Any]) -> float | None:
-    """Return when a message was sent, in seconds since 1970, or None where it does not say."""
-    found = carrier.get(SENT_AT)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or found <= 0:
-        return None
-    return float(found)
-
-
-def stamp(carrier: MutableMapping[str, Any]) -> None:
-    """Let a message say that it is sent now."""
-    carrier[SENT_AT] = time.time()
-
-
-def put_request_id(carrier: MutableMapping[str, Any], target: Callable[[], Target | None]) -> None:
-    """Put the ID of the current request into a message, for the host of the broker if that may have it.
-
-    Args:
-        carrier: What the message carries beside its content. A request ID that it already has stays.
-        target: Tells the broker's host and port; asked only where ``CLEW_REQUEST_ID_HOSTS`` is set.
-    """
-    name = request_id()
-    if name is None:
-        return
-    if policy.hosts is None or is_allowed(target(), policy.hosts):
-        carrier.setdefault(policy.header, name)
-    elif carrier.get(policy.header) == name:
-        del carrier[policy.header]
-
-
-def redis_target(client: Any) -> Target | None:
-    """Return host and port that a client of `redis` connects to, or None where it names none (a socket, a cluster)."""
-    options: Any = getattr(getattr(client, "connection_pool", None), "connection_kwargs", None) or {}
-    return target_of_host(options.get("host"), options.get("port", 6379))
-
-
-def target_of_host(host: object, port: object) -> Target | None:
-    """Return host and port as `CLEW_REQUEST_ID_HOSTS` is compared with, or None where there is no host."""
-    if not isinstance(host, str) or not host:
-        return None
-    return host.rstrip(".").lower(), port if isinstance(port, int) else None
-
-
-def not_handled(what: str, trouble: Exception) -> None:
+def not_handled(what: str, error: Exception) -> None:
     """Count and say once that a message or a run goes on without its request."""
-    report_failure(f"task.{what}_failed", trouble, "A task could not be %s with its request, and goes on without", what)
+    report_failure(f"task.{what}_failed", error, "A task could not be %s with its request, and goes on without", what)
 
 
 def end_process() -> None:
