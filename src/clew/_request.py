@@ -172,7 +172,7 @@ def request(value: Any = None, /) -> Any:
     """Begin a request: ``with clew.request() as request_id:``, or ``@clew.request()`` over a function.
 
     Args:
-        value: The request ID to take over, 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``, or None for a
+        value: The request ID to accept, 1 to 118 characters of ``A-Z a-z 0-9 . _ : / + = @ ~ | -``, or None for a
             new one. Anything else is replaced by a new one, counted, and logged once: this never raises.
 
     As a decorator (functions and coroutine functions; outside ``@clew.measure``) each call is a new request. Generator
@@ -184,6 +184,6 @@ def request(value: Any = None, /) -> Any:
             return decorate(value)
         except TypeError:
             raise
-        except Exception:  # no function, but a proxy that stands for nothing now
+        except Exception:  # no function, but a proxy of nothing
             return Request(value)
     return Request(value)

@@ -43,13 +43,13 @@ class Outcome:
     Attributes:
         answers: By the word for the request: ``item``, ``fresh`` (the same, brought no ID), ``fails``, ``refuses``,
             ``stream`` and, where there are websockets, ``socket``.
-        onwards: The IDs that the service behind was asked with, in order.
+        outgoing: The IDs that the service behind was asked with, in order.
         endpoint: What was sent by OTLP.
         lines: What the server printed, of the form of logging.json.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
-    onwards: list[str | None] = field(default_factory=list)
+    outgoing: list[str | None] = field(default_factory=list)
     endpoint: HttpEndpoint = field(default_factory=HttpEndpoint)
     lines: list[str] = field(default_factory=list)
 
@@ -122,7 +122,7 @@ def served(stack: Stack, folder: Path, **variables: str) -> Iterator[tuple[Outco
 
 def _stock(outcome: Outcome) -> Any:
     def stock(environ: Any, start_response: Any) -> Iterable[bytes]:
-        outcome.onwards.append(environ.get("HTTP_X_REQUEST_ID"))
+        outcome.outgoing.append(environ.get("HTTP_X_REQUEST_ID"))
         start_response("200 OK", [("Content-Length", "0")])
         return []
 

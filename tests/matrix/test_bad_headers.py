@@ -66,7 +66,7 @@ def expect_nothing_of_it(outcome: Outcome) -> None:
     mark = MARK.decode()
     ids = exemplar_ids(points(outcome.endpoint, "operation.duration"))
     ids |= exemplar_ids(points(outcome.endpoint, "http.server.request.duration"))
-    ids |= set(outcome.onwards)
+    ids |= set(outcome.outgoing)
     ids |= {attributes.get("request_id") for _, attributes in spans(outcome.endpoint)}
     assert ids
     for name in ids:

@@ -163,9 +163,9 @@ def test_each_call_is_one_point_whose_exemplars_have_it(stack: Stack, asked: Ask
 
 
 @of(STACKS)
-def test_calls_onwards_carry_it(stack: Stack, asked: Asking) -> None:
+def test_outgoing_calls_carry_it(stack: Stack, asked: Asking) -> None:
     outcome = asked(stack)
-    assert outcome.onwards == [TAKEN, outcome.fresh]
+    assert outcome.outgoing == [TAKEN, outcome.fresh]
 
 
 def access_lines(stack: Stack, outcome: Outcome) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The request ID for an aiohttp application, and onwards with aiohttp's client.
+"""The request ID for an aiohttp application, and in the calls of aiohttp's client.
 
 ```python
 app = clew.integrations.aiohttp.instrument(web.Application())
@@ -159,7 +159,7 @@ class _Middleware:
             error = failure = None
 
     async def prepare(self, request: Any, response: Any) -> None:
-        """Put the ID on a response that is about to be sent, whoever has made it."""
+        """Put the ID on any response that is about to be sent."""
         name = self._options.echo_name(self._options.came_in(request.headers.get))
         cell = request.get(CARRIER_KEY)
         if name is None or not isinstance(cell, CarrierCell) or cell.request_id is None:

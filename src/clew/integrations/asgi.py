@@ -47,10 +47,10 @@ class RequestMiddleware(Middleware):
         app: The ASGI application.
         headers: The header names that an ID is accepted in, one or several; the first that is there counts. None for
             the configured one (``X-Request-ID``).
-        validator: Called with the text of the header; the ID is taken over only where the result is true.
-        transformer: Called with the ID, taken over or made; returns the one to use.
+        validator: Called with the text of the header; the ID is accepted only where the result is true.
+        transformer: Called with the ID, accepted or made; returns the one to use.
         generator: Makes the ID of a request that brings none.
-        trust: Whether incoming IDs are taken over; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
+        trust: Whether incoming IDs are accepted; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
         echo: Whether the response carries the ID: True in the header of the request, or the name of another header.
         expose: Whether ``Access-Control-Expose-Headers`` lets scripts of other origins read that header.
         update_request_headers: Whether the application sees the ID in the headers of the request too.
@@ -58,9 +58,8 @@ class RequestMiddleware(Middleware):
         metrics: Whether ``http.server.request.duration`` and ``http.server.active_requests`` are recorded: True, False,
             or ``"auto"`` for each request that nobody else measures.
 
-    Whatever comes out of a callable is checked; one that raises is logged once, and a fresh ID is used. The request
-    lasts until the application returns, background tasks included; its HTTP duration ends with the last part of the
-    body.
+    What a callable returns is checked; an error of one is logged once, and a fresh ID is used. The request lasts until
+    the application returns, background tasks included; its HTTP duration ends with the last part of the body.
 
     Raises:
         TypeError, ValueError: A keyword has a value that it does not take.
@@ -100,14 +99,14 @@ class RequestMiddleware(Middleware):
 
 @lru_cache(maxsize=64)
 def _field(name: str) -> bytes:
-    """Return the name of a header as it stands in ASGI messages."""
+    """Return the name of a header as ASGI messages have it."""
     return name.lower().encode("latin-1")
 
 
 class _Call:
     """One connection on its way through the middleware."""
 
-    # What they all begin with stands here, once for all of them.
+    # the values that each of them begins with, kept once for all of them
     _has_trailers = False
     _is_disconnected = False
 
@@ -117,7 +116,7 @@ class _Call:
         self._receive = receive
         self._send = send
         given: Any = scope.get("headers")
-        if not isinstance(given, (list, tuple)):  # any iterable may stand there, and it is read more than once
+        if not isinstance(given, (list, tuple)):  # it may be any iterable, and is read more than once
             scope["headers"] = list(given or ())
         self._came_in = options.came_in(self._header)
         self._request_id = options.choose(self._header)
@@ -171,7 +170,7 @@ class _Call:
             self._answered(self._unhandled())
 
     def _unhandled(self) -> BaseException | None:
-        """Return the exception that the answer is made for where nobody has answered it on purpose, as another status.
+        """Return the exception that the server answers with a 500, where that is no answer of the application's own.
 
         An HTTPException is an answer, and so is what a handler of the application's makes of its own exceptions.
         """

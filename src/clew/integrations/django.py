@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -28,7 +27,12 @@ from opentelemetry.context import Context, get_current
 from clew.integrations import asgi, wsgi
 from clew.integrations._shared.auto_instrument import default_of, has_none_by_default, patch
 from clew.integrations._shared.http_metrics import HttpInstruments
-from clew.integrations._shared.other_instrumentations import Measurers
+from clew.integrations._shared.other_instrumentations import (
+    Measurers,
+    django_counts,
+    django_measures,
+    django_would_count,
+)
 from clew.integrations._shared.server_options import HttpArguments, ServerOptions, exposed, server_options
 from clew.integrations._shared.server_request import Carrier, HttpRequest, in_no_request, is_served
 from clew.interpreter.current_context import make_current
@@ -46,7 +50,6 @@ R = TypeVar("R")
 _SETTING = "CLEW_REQUEST"
 _EXPOSE = "Access-Control-Expose-Headers"
 _KEYS = [*(key for key in HttpArguments.__annotations__ if key != "update_request_headers"), "ignore"]
-_CONTRIB = "opentelemetry.instrumentation.django.middleware.otel_middleware"
 
 # Django has no types of its own
 settings: Any = import_module("django.conf").settings
@@ -111,7 +114,7 @@ def _around(application: Any, call: Callable[..., Any], **options: Any) -> Any:
 
 
 def _let_tell(application: Any) -> None:
-    """Let an application tell the middleware around it, whoever has put it there, what only Django knows; once."""
+    """Let an application tell the middleware around it what only Django knows; once."""
     if "_clew_tells" in application.__dict__:
         return
     application._clew_tells = True
@@ -146,7 +149,7 @@ class _Application:
 
     def look_for_measurers(self) -> Measurers:
         """Look for contrib's middleware in the settings; whether it records is known when it has run."""
-        return Measurers(active=f"{_CONTRIB}._DjangoMiddleware" in settings.MIDDLEWARE)
+        return Measurers(active=django_would_count(settings.MIDDLEWARE))
 
 
 class RequestMiddleware:
@@ -224,7 +227,7 @@ class _Call:
             method=request.method or "",
             scheme=request.scheme or "http",
             version=_version(request),
-            is_active_counted=not hasattr(request, "_otel_start_time"),
+            is_active_counted=not django_counts(request),
         )
 
     def respond(self, response: Any) -> Any:
@@ -249,10 +252,8 @@ class _Call:
 
     def _parts(self, parts: Iterator[Any]) -> Iterator[Any]:
         """Make each part of a stream inside the request."""
-        error: BaseException | None = None
-        iterator = iter(parts)
-        step = _Step(self._server_request.context)
-        try:
+        with self._streaming() as step:
+            iterator = iter(parts)
             while True:
                 with step:
                     try:
@@ -260,20 +261,10 @@ class _Call:
                     except StopIteration:
                         return
                 yield part
-        except GeneratorExit:
-            raise
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._answered(error)
-            self._server_request.leave()
 
     async def _async_parts(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        error: BaseException | None = None
-        iterator = aiter(parts)
-        step = _Step(self._server_request.context)
-        try:
+        with self._streaming() as step:
+            iterator = aiter(parts)
             while True:
                 with step:
                     try:
@@ -281,6 +272,12 @@ class _Call:
                     except StopAsyncIteration:
                         return
                 yield part
+
+    @contextmanager
+    def _streaming(self) -> Generator[_Step]:
+        error: BaseException | None = None
+        try:
+            yield _Step(self._server_request.context)
         except GeneratorExit:
             raise
         except BaseException as raised:
@@ -295,12 +292,12 @@ class _Call:
         self._server_request.leave(error)
 
     def _answered(self, error: BaseException | None) -> None:
-        self._server_request.is_measured = _is_measured_by_contrib(self._request)
+        self._server_request.is_measured = django_measures(self._request)
         self._server_request.answered(self._request.method or "", lambda: _route(self._request), error)
 
 
 class _Step:
-    """What the making of each part of a response runs in: the Context that the part before has left."""
+    """The Context that each part of a response is made in: what the part before has left."""
 
     __slots__ = ("_before", "_within")
 
@@ -345,16 +342,10 @@ def _tell(request: Any) -> None:
     cell = bound_cell(_carrier(request))
     if isinstance(cell, HttpRequest):
         cell.route = _route(request)
-        cell.is_measured = cell.is_measured or _is_measured_by_contrib(request)
+        cell.is_measured = cell.is_measured or django_measures(request)
 
 
 def _route(request: Any) -> str | None:
     """Return the template of the view's route, those that include it in front, with a slash before it."""
     route = getattr(getattr(request, "resolver_match", None), "route", None)
     return "/" + route.removeprefix("^").removeprefix("/") if isinstance(route, str) else None
-
-
-def _is_measured_by_contrib(request: Any) -> bool:
-    """Tell whether opentelemetry-instrumentation-django (0.66) has this request, and records the stable duration."""
-    middleware = getattr(sys.modules.get(_CONTRIB), "_DjangoMiddleware", None)
-    return hasattr(request, "_otel_start_time") and getattr(middleware, "_duration_histogram_new", None) is not None

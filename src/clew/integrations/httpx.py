@@ -1,4 +1,4 @@
-"""The request ID onwards with httpx.
+"""The request ID in calls by httpx.
 
 ```python
 client = clew.integrations.httpx.instrument(httpx.Client())

@@ -1,4 +1,4 @@
-"""The request ID onwards with requests.
+"""The request ID in calls by requests.
 
 ```python
 session = clew.integrations.requests.instrument(requests.Session())

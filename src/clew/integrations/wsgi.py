@@ -52,10 +52,10 @@ class RequestMiddleware(Middleware):
         app: The WSGI application.
         headers: The header names that an ID is accepted in, one or several; the first that is there counts. None for
             the configured one (``X-Request-ID``).
-        validator: Called with the text of the header; the ID is taken over only where the result is true.
-        transformer: Called with the ID, taken over or made; returns the one to use.
+        validator: Called with the text of the header; the ID is accepted only where the result is true.
+        transformer: Called with the ID, accepted or made; returns the one to use.
         generator: Makes the ID of a request that brings none.
-        trust: Whether incoming IDs are taken over; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
+        trust: Whether incoming IDs are accepted; None for what is configured (``CLEW_TRUST_REQUEST_ID``).
         echo: Whether the response carries the ID: True in the header of the request, or the name of another header.
         expose: Whether ``Access-Control-Expose-Headers`` lets scripts of other origins read that header.
         update_request_headers: Whether the application sees the ID in the headers of the request too.
@@ -66,7 +66,7 @@ class RequestMiddleware(Middleware):
         route: Called with the environ while the response starts; returns the template of the route for ``http.route``,
             or None. By default the rule that Werkzeug's routing found (Flask), if it used any.
 
-    Whatever comes out of a callable is checked; one that raises is logged once, and a fresh ID is used. The response is
+    What a callable returns is checked; an error of one is logged once, and a fresh ID is used. The response is
     passed on piece by piece, and what is made by ``wsgi.file_wrapper`` keeps its type.
 
     Raises:
@@ -197,12 +197,12 @@ class _Call:
 
         try:
             body.close = close_file
-        except AttributeError:  # made by a server in C: nobody tells when it has been sent
+        except AttributeError:  # made by a server in C: nothing tells when it has been sent
             self.end()
         return body  # type: ignore[no-any-return]
 
     def step(self, iterator: Iterator[bytes]) -> bytes:
-        """Take the next piece of the body in the Context that the piece before left, whoever asks for it."""
+        """Take the next piece of the body in the Context that the piece before left."""
         before = get_current()
         is_here = before is self._after_step
         if not is_here:

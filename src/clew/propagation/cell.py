@@ -1,7 +1,7 @@
 """The current request: a cell under one key of the OpenTelemetry Context, a new one each time a request is entered.
 
-Whatever carries the Context (asyncio, contextvars, propagators, other instrumentations) carries the request with it. A
-cell is filled later where its request has no ID yet: what names the request inside names it for the code outside too.
+The request goes where the Context goes: with asyncio, contextvars, propagators and other instrumentations. A cell is
+filled later where its request has no ID yet: what names the request inside names it for the code outside too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REQUEST_KEY = create_key("clew-request")
 
 CARRIER_KEY = "clew.request"
-"""Under this key of an ASGI scope or a WSGI environ stands the cell of the request that came in by it."""
+"""The key of an ASGI scope or a WSGI environ that has the cell of the request that came in by it."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -81,9 +81,9 @@ class RequestCell:
     """What the Context holds of a request.
 
     Attributes:
-        request_id: None until somebody inside has named the request.
+        request_id: None until the request has been named inside.
         failure: The ``error.type`` of a request that has failed, as far as that is known.
-        tracked: What is kept of the request until its end; None where nothing is, or nobody tells its end.
+        tracked: What is kept of the request until its end; None where nothing is, or nothing tells its end.
     """
 
     __slots__ = ("_left_behind", "_outer", "_owner_task", "_owner_thread", "failure", "request_id", "tracked")
@@ -118,7 +118,7 @@ class RequestCell:
         return self._owner_thread == threading.get_ident() and self._owner_task == id(_current_task())
 
     def leave_behind(self) -> None:
-        """The request has ended, and its cell may still stand in the Context of the task or thread that ended it."""
+        """The request has ended, and its cell may still be in the Context of the task or thread that ended it."""
         if self._left_behind is None:
             self._left_behind = _LeftBehind(self._owner_thread, self._owner_task)
 
@@ -146,7 +146,7 @@ class CarrierCell(RequestCell):
         headers: As they came in, where another instrumentation may extract from a copy of them.
     """
 
-    # What most requests never set stands here, once for all of them.
+    # the values that most requests never set, kept once for all of them
     is_served = False
     ended = False
     headers: RawHeaders | None = None
@@ -194,7 +194,7 @@ class UnnamedCell(ExtractedCell):
 
 
 def bound_cell(carrier: object) -> CarrierCell | None:
-    """Return the cell that stands in `carrier`, an ASGI scope or a WSGI environ, of a request that has not ended."""
+    """Return the cell in `carrier`, an ASGI scope or a WSGI environ, of a request that has not ended."""
     if type(carrier) is dict:  # as scopes and environs are
         found: object = carrier.get(CARRIER_KEY)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     elif isinstance(carrier, Mapping):

@@ -15,7 +15,7 @@ def is_allowed(target: Target | None, hosts: Iterable[str]) -> bool:
     """Tell whether the ID may go to `target`; where the target is not known (None) it may not.
 
     Each of `hosts` is an exact host name or ``.suffix`` (any host below it, not the suffix itself), with an optional
-    ``:port``; an IPv6 address stands in brackets where a port follows.
+    ``:port``; an IPv6 address is in brackets where a port follows.
     """
     return target is not None and any(_matches(target, allowed) for allowed in hosts)
 

@@ -1,7 +1,7 @@
-"""The propagator ``request_id``: the request ID in the headers of whatever comes in and goes out.
+"""The propagator ``request_id``: the request ID in the headers of what comes in and goes out.
 
-It stands in `OTEL_PROPAGATORS` beside ``tracecontext`` and ``baggage``, so every OpenTelemetry instrumentation of a
-server, a client or a queue takes the request ID over and sends it on.
+It is among `OTEL_PROPAGATORS`, beside ``tracecontext`` and ``baggage``, so that every OpenTelemetry instrumentation of
+a server, a client or a queue accepts the request ID and passes it on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RequestIdPropagator(TextMapPropagator):
     inside to name it. A carrier that an integration of `clew` has already bound keeps that request. Injecting writes
     the current request ID; with ``CLEW_REQUEST_ID_HOSTS`` set only where the client span in the Context tells a target
     that is allowed. With ``CLEW_REQUEST_ID_BAGGAGE`` it is written as an entry of W3C Baggage too, and read from there
-    where the header is absent. Neither ever raises, whatever the carrier is.
+    where the header is absent. Neither ever raises, for any carrier.
     """
 
     def extract(
@@ -76,9 +76,10 @@ class RequestIdPropagator(TextMapPropagator):
         with Suppressed():
             if policy.hosts is not None:
                 if not is_allowed(_target(context), policy.hosts):
-                    _remove(carrier, request_id)
+                    if isinstance(carrier, MutableMapping):
+                        redirects.take_out(cast("MutableMapping[str, Any]", carrier), request_id)
                     return
-                redirects.attend(carrier)
+                redirects.guard(carrier)
             setter.set(carrier, policy.header, request_id)
             if policy.baggage:
                 _put_in_baggage(carrier, request_id, setter)
@@ -90,7 +91,7 @@ class RequestIdPropagator(TextMapPropagator):
 
 
 def first_value(text: str) -> str:
-    """Return what stands before the first comma: servers join repeated headers, and the first one counts."""
+    """Return what is before the first comma: servers join repeated headers, and the first one counts."""
     return text.split(",", 1)[0].strip(" \t")
 
 
@@ -166,15 +167,3 @@ def _target(context: Context) -> tuple[str, int | None] | None:
         return None
     attributes = getattr(span, "attributes", None)
     return target_of_attributes(cast("Mapping[str, object]", attributes)) if isinstance(attributes, Mapping) else None
-
-
-def _remove(carrier: Any, request_id: str) -> None:
-    """Take our ID out of a carrier that already has it: clients copy the headers of a request for its redirect."""
-    if not isinstance(carrier, MutableMapping):
-        return
-    headers = cast("MutableMapping[str, object]", carrier)
-    if policy.baggage:
-        baggage.take_out(headers)
-    for key in [key for key in headers if str(key).lower() == policy.header.lower()]:
-        if headers[key] == request_id:
-            del headers[key]

@@ -1,8 +1,8 @@
-"""The request ID for whatever application a server has been given, of any framework or none.
+"""The request ID for any application that a server has been given, of any framework or none.
 
-Each function changes one server's way of taking its application, so that a middleware stands outermost. It steps aside
-for one of ours that the application has itself, wherever in it; and the default middleware of a framework, inside, sees
-that the request is served already.
+Each function changes how one server takes its application, so that a middleware is outermost. It leaves the request to
+one of ours that the application has itself, anywhere in it; and the default middleware of a framework, inside, sees
+that the request has been entered already.
 """
 
 from __future__ import annotations

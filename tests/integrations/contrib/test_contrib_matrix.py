@@ -61,4 +61,4 @@ def test_the_server_spans_of_contrib_have_it(stack: Stack, asked: Asking) -> Non
 @of(STACKS)
 def test_the_clients_of_contrib_send_it_on(stack: Stack, asked: Asking) -> None:
     outcome = asked(stack)
-    assert outcome.onwards == [TAKEN, outcome.fresh]
+    assert outcome.outgoing == [TAKEN, outcome.fresh]

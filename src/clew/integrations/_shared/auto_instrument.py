@@ -1,21 +1,21 @@
-"""What the functions `instrument_all` share: the middleware of an application that nobody has instrumented itself."""
+"""What the functions `instrument_all` share: the middleware of an application that has none of its own."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from opentelemetry.context import get_current
 
+from clew.integrations._shared.layers import layers
 from clew.integrations._shared.server_request import ServerRequest
 from clew.propagation.cell import cell_in
 
 T = TypeVar("T")
 
 _DEFAULT = "_clew_default_middleware"
-_INNER = ("middleware_stack", "app", "wsgi", "wsgi_app", "application")
 _DJANGO = "clew.integrations.django."
 _PATCHED = "_clew_patched"
 
@@ -38,7 +38,7 @@ def default_of(app: Any, make: Callable[[], T]) -> T | None:
 
 
 def has_none_by_default(app: Any) -> None:
-    """Tell that `app` has been instrumented by itself."""
+    """Give `app` no middleware by default: it has been instrumented by itself."""
     vars(app)[_DEFAULT] = None
 
 
@@ -50,7 +50,7 @@ def is_inside_of_ours() -> bool:
 
 def has_own(app: Any) -> bool:
     """Tell whether an application, or one of the layers that it is made of, has a middleware of ours."""
-    return any(_is_ours(layer) for layer in _layers(app))
+    return any(_is_ours(layer) for layer in layers(app))
 
 
 def _is_ours(layer: Any) -> bool:
@@ -67,14 +67,6 @@ def _is_ours(layer: Any) -> bool:
 
 def _is_kind_of_ours(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, Middleware)
-
-
-def _layers(app: Any) -> Iterator[Any]:
-    passed: set[int] = set()
-    while app is not None and id(app) not in passed:
-        passed.add(id(app))
-        yield app
-        app = next((inner for name in _INNER if (inner := getattr(app, name, None)) is not None), None)
 
 
 def patch(owner: Any, name: str, make: Callable[[Any], Any]) -> None:

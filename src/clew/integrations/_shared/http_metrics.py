@@ -37,8 +37,7 @@ from clew.integrations._shared.other_instrumentations import (
     look_at_traceback,
     look_inside,
 )
-from clew.metrics import reentry
-from clew.operations import pipeline
+from clew.integrations._shared.per_pipeline import PerPipeline
 from clew.operations.bind import bind_instrument
 from clew.operations.pipeline import Pipeline
 
@@ -58,13 +57,13 @@ Record = Callable[[float, Mapping[str, str | int], Context | None], None]
 
 
 class HttpInstruments:
-    """The two instruments of one scope, made anew for each pipeline that measurements go to."""
+    """The two instruments of one scope."""
 
-    __slots__ = ("_made", "_scope")
+    __slots__ = ("_records", "_scope")
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
-        self._made: tuple[Pipeline, Record, Record] | None = None
+        self._records = PerPipeline(self._make)
 
     def begin(
         self,
@@ -91,16 +90,14 @@ class HttpInstruments:
         if metrics is False:
             return None
         try:
-            current = pipeline.current
-            if current is None:
+            found = self._records.get()
+            if found is None:
                 return None
-            made = self._made
-            if made is None or made[0] is not current:
-                if reentry.is_inside():
-                    return None
-                self._made = made = self._make(current)  # two threads at a time make the same
+            current, (duration, active) = found
             return HttpMeasurement(
-                *made,
+                current,
+                duration,
+                active,
                 method=method,
                 scheme=scheme,
                 version=version,
@@ -113,7 +110,7 @@ class HttpInstruments:
             not_measured(error)
             return None
 
-    def _make(self, current: Pipeline) -> tuple[Pipeline, Record, Record]:
+    def _make(self, current: Pipeline) -> tuple[Record, Record]:
         meter = current.meter_provider.get_meter(self._scope, __version__, schema_url=Schemas.V1_36_0.value)
         duration = meter.create_histogram(
             HTTP_SERVER_REQUEST_DURATION,
@@ -125,7 +122,6 @@ class HttpInstruments:
             _ACTIVE_REQUESTS, unit="{request}", description="Number of active HTTP server requests."
         )
         return (
-            current,
             _fast_path(bind_instrument(duration, BOUNDS, current)) or duration.record,
             _fast_path(bind_instrument(active, None, current)) or active.add,
         )
@@ -195,7 +191,7 @@ class HttpMeasurement:
         self._response: Measurers | None = None
         if is_auto:
             self._around = look_at_stack(inspect.currentframe())
-            # with all that stands around us, also where a task begins in between and the frames end
+            # an application around us is looked at too: where a task begins in between, the frames end
             self._inside = look_inside((None if scope is None else scope.get("app")) or app, scope)
             if self._around.active or self._inside.active or not is_active_counted:
                 self._active = None
@@ -254,12 +250,12 @@ class HttpMeasurement:
             return True
         if self._around.duration not in (None, FLASK):  # contrib's Flask decides when the response starts
             return True
-        # who measures in another task stands on no stack that we can see
+        # what measures in another task is on no stack that we can see
         return self._inside.duration is not None and not seen.passes_by
 
 
 def not_measured(error: Exception) -> None:
-    """Count and say once that an HTTP request could not be measured."""
+    """Report that an HTTP request could not be measured."""
     report_failure("http.not_measured", error, "An HTTP request could not be measured")
 
 

@@ -19,8 +19,8 @@ def route_template(scope: Mapping[str, Any]) -> str | None:
     """
     try:
         return _template(scope)
-    except Exception as trouble:  # a router of another kind, or of a version that is not known
-        let_through(trouble)
+    except Exception as error:  # a router of another kind, or of a version that is not known
+        let_through(error)
         return None
 
 
@@ -45,7 +45,7 @@ def _template(scope: Mapping[str, Any]) -> str | None:
 
 
 def _found_again(scope: Mapping[str, Any]) -> str | None:
-    """Return the template of a route that its router tells nobody of: FastAPI's routes that are no path operations."""
+    """Return the template of a route that its router does not tell: FastAPI's routes that are no path operations."""
     endpoint: Any = scope.get("endpoint")
     if endpoint is None:
         return None

@@ -15,8 +15,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from clew.__about__ import __version__
 from clew.diagnostics import report_failure
 from clew.integrations._shared.http_metrics import BOUNDS
-from clew.metrics import reentry
-from clew.operations import pipeline
+from clew.integrations._shared.per_pipeline import PerPipeline
 from clew.operations.pipeline import Pipeline
 
 # spelled out, since the package still has these names among the ones that may move
@@ -27,35 +26,30 @@ RPC_RESPONSE_STATUS_CODE = "rpc.response.status_code"
 
 
 class RpcInstrument:
-    """The histogram of one scope, made anew for each pipeline that measurements go to."""
+    """The histogram of one scope."""
 
-    __slots__ = ("_made", "_scope")
+    __slots__ = ("_histogram", "_scope")
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
-        self._made: tuple[Pipeline, Histogram] | None = None
+        self._histogram = PerPipeline(self._make)
 
     def begin(self, system: str, method: str) -> RpcMeasurement | None:
-        """Begin to measure one call, or return None where nothing is recorded."""
+        """Begin to measure one call, or return None where nothing is recorded; never raises."""
         try:
-            current = pipeline.current
-            if current is None:
-                return None
-            made = self._made
-            if made is None or made[0] is not current:
-                if reentry.is_inside():
-                    return None
-                histogram = current.meter_provider.get_meter(self._scope, __version__).create_histogram(
-                    RPC_SERVER_CALL_DURATION,
-                    unit="s",
-                    description="Measures the duration of an incoming Remote Procedure Call (RPC).",
-                    explicit_bucket_boundaries_advisory=BOUNDS,
-                )
-                self._made = made = (current, histogram)
-            return RpcMeasurement(*made, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
+            found = self._histogram.get()
+            return None if found is None else RpcMeasurement(*found, {RPC_SYSTEM_NAME: system, RPC_METHOD: method})
         except Exception as error:
             _not_measured(error)
             return None
+
+    def _make(self, current: Pipeline) -> Histogram:
+        return current.meter_provider.get_meter(self._scope, __version__).create_histogram(
+            RPC_SERVER_CALL_DURATION,
+            unit="s",
+            description="Measures the duration of an incoming Remote Procedure Call (RPC).",
+            explicit_bucket_boundaries_advisory=BOUNDS,
+        )
 
 
 class RpcMeasurement:

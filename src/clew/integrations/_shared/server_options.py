@@ -39,14 +39,14 @@ class HttpArguments(RequestIdArguments, total=False):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """The choices of one middleware or interceptor. A callable that raises is logged once, and a fresh ID is used.
+    """The choices of one middleware or interceptor. An error of a callable is logged once, and a fresh ID is used.
 
     Args:
         headers: The header names that are accepted, the first one that is there counts; None for the configured one.
-        validator: Called with the header's text; the ID is taken over only if the result is true.
-        transformer: Called with the ID, taken over or made, and returns the one to use.
+        validator: Called with the header's text; the ID is accepted only if the result is true.
+        transformer: Called with the ID, accepted or made, and returns the one to use.
         generator: Makes the ID of a request that brings none.
-        trust: Whether incoming IDs are taken over at all; None for what is configured.
+        trust: Whether incoming IDs are accepted at all; None for what is configured.
         echo: Whether the response carries the ID: True in the header it is read from, or the name of another header.
         expose: Whether the response lets the scripts of other origins read that header.
         update_request_headers: Whether the application sees the ID in the headers of the request too.
@@ -67,7 +67,7 @@ class ServerOptions:
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find out once whether an ID that comes in is the text of the configured header, whatever it is."""
+        """Find out once whether an ID that comes in is simply the text of the configured header."""
         is_plain = self.headers is None and self.validator is None and self.transformer is None
         object.__setattr__(self, "is_plain", is_plain)
 
@@ -101,7 +101,7 @@ class ServerOptions:
                 return new_request_id() if self.generator is None else self._made()
             if text and is_valid(text):
                 return text
-        found = self._taken_over(read) if is_trusted else None
+        found = self._accepted(read) if is_trusted else None
         if self.transformer is not None:
             return self._transformed(self._made() if found is None else found) or new_request_id()
         return (None if found is None else accept(found)) or self._made()
@@ -118,7 +118,7 @@ class ServerOptions:
             _not_as_told("ignore callable", error)
             return False
 
-    def _taken_over(self, read: Callable[[str], str | None]) -> str | None:
+    def _accepted(self, read: Callable[[str], str | None]) -> str | None:
         text = self._text(read)
         if text:
             if self.validator is None:

@@ -85,7 +85,7 @@ class ServerRequest(CarrierCell):
 
     @property
     def is_tracked(self) -> bool:
-        """Whether somebody wants to know when it ends, and how."""
+        """Whether its log records are held or its canonical line is written, so that its end has to be told."""
         return self.tracked is not None
 
     @property
@@ -223,7 +223,7 @@ def is_served(carrier: Carrier) -> bool:
 
 @contextmanager
 def in_no_request() -> Generator[None]:
-    """Run what is not to be a request outside of any: one that is still there belongs to somebody else."""
+    """Run what is not to be a request outside of any: one that is still current has been left behind."""
     before = get_current()
     cell = cell_in(before)
     if cell is None:
@@ -263,7 +263,7 @@ def _is_same(outer: RequestCell, carrier: Carrier | None, headers: RawHeaders | 
 
 def _tell_server_span(request_id: str, context: Context) -> None:
     """Put the ID on the span of an instrumentation outside of us: it began before the request had a name."""
-    if not context:  # as in most servers, and a span is dear to look up
+    if not context:  # as in most servers; looking for a span takes time
         return
     span = get_current_span(context)
     if span.is_recording() and getattr(span, "kind", None) is SpanKind.SERVER:

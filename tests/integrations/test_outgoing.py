@@ -1,4 +1,4 @@
-"""Sending the ID on: httpx, requests and aiohttp against real servers, redirects from one to the other included."""
+"""The ID in outgoing calls: httpx, requests and aiohttp against real servers, redirects between them included."""
 
 from __future__ import annotations
 
