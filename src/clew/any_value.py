@@ -1,8 +1,8 @@
 """Values that OTLP cannot carry, in the nearest way: numbers and texts for metrics, spans and log records.
 
 An integer has 64 bits there, a text is Unicode without halves of surrogate pairs. By the specification an integer that
-is too large is an attribute as text, with all its digits; a measurement is a float. Of a text every letter that cannot
-be encoded stands as its escape, as Python shows it, so that no two file names become one.
+is too large is an attribute as text, with all its digits; a measurement is a float. In a text each letter that cannot
+be encoded becomes its escape, as Python shows it, so that no two file names become one.
 
 https://opentelemetry.io/docs/specs/otel/common/attribute-type-mapping/
 """
@@ -22,7 +22,7 @@ from clew.interpreter.interruptions import let_through
 LEAST, MOST = -(2**63), 2**63 - 1
 
 _DEEPEST = 8
-_LONGEST_SAID = 100
+_LONGEST_SHOWN = 100
 
 
 def nearest_text(text: str) -> str:
@@ -33,7 +33,7 @@ def nearest_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         replaced = text.encode("utf-8", "backslashreplace").decode()
-        _replaced("a text with letters that are none", replaced)
+        _replaced("a text with halves of surrogate pairs", replaced)
         return replaced
     return text
 
@@ -116,7 +116,7 @@ def _copied(value: Any, depth: int) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Return the text of anything as it can be encoded, or what can be said where that raises."""
+    """Return the text of anything as it can be encoded; where that raises, one that names its class and the error."""
     try:
         return nearest_text(str.__str__(value if issubclass(_class_of(value), str) else str(value)))
     except Exception as error:
@@ -130,7 +130,7 @@ def _replaced(what: str, by: object) -> None:
         ("value.replaced", what),
         "OTLP cannot carry %s; it is sent as %s, and further ones so too",
         what,
-        ascii(by)[:_LONGEST_SAID],
+        ascii(by)[:_LONGEST_SHOWN],
     )
 
 

@@ -13,7 +13,7 @@ from clew.interpreter.untrusted import class_name, class_of, stand_in, text_of
 from clew.policy import policy
 
 Value = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
-"""What an attribute may be; anything else becomes its `str`."""
+"""The types of an attribute's value; anything else becomes its `str`."""
 
 Key = tuple[tuple[Any, ...], ...]
 """An attribute set as a dictionary key: ``True``, ``1`` and ``1.0`` are three values, as in the SDK."""

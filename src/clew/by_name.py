@@ -44,16 +44,16 @@ class _Module:
         try:
             source: str | None = loader.get_source(name) if hasattr(loader, "get_source") else None
             if source is None:
-                self._say("has no source in Python, so nothing in it is measured")
+                self._warn("has no source in Python, so nothing in it is measured")
                 return None
             path = str(loader.get_filename(name))
             tree = ast.parse(source, path)
             missing = self.wanted - set(_decorated(tree.body, self.wanted))
             code: CodeType = compile(tree, path, "exec", dont_inherit=True)
-        except Exception:  # what is wrong with the module its loader says, in its own words
+        except Exception:  # the loader itself then raises what is wrong with the module
             return None
         if missing:
-            self._say(
+            self._warn(
                 "defines no function or method that could be measured by the name "
                 + ", ".join(sorted(missing))
                 + ": a property, what is made at run time or comes from another module is none"
@@ -61,20 +61,20 @@ class _Module:
         return code
 
     def check_imported(self) -> None:
-        """Say it where it is too late for this module."""
+        """Warn where it is too late for this module."""
         if self.name == "__main__":
-            self._say("is the program itself, where nothing can be measured by name")
+            self._warn("is the program itself, where nothing can be measured by name")
         elif self.name in sys.modules and not self.is_seen:
             self.is_seen = True
-            self._say("is imported already, so nothing in it is measured: that is settled when it is compiled")
+            self._warn("is imported already, so nothing in it is measured: that is settled when it is compiled")
 
     def check_at_exit(self) -> None:
-        """Say it where the module was never imported by a process that has to do with it."""
+        """Warn where the module was never imported, in a process that uses its package or has no such package."""
         package = self.name.partition(".")[0]
         if not self.is_seen and (package in sys.modules or _cannot_be_found(package)):
-            self._say("was never imported, so nothing in it was measured")
+            self._warn("was never imported, so nothing in it was measured")
 
-    def _say(self, what: str) -> None:
+    def _warn(self, what: str) -> None:
         warn_once(("CLEW_MEASURE", self.name, what), "CLEW_MEASURE: %s %s", self.name, what)
 
 
@@ -86,7 +86,7 @@ _is_checked_at_exit = False
 def measure_by_name(names: Iterable[str]) -> None:
     """Measure the functions of these names, such as ``shop.orders:*``, in modules that are imported from now on.
 
-    The names of an earlier call do not count any more, but what they have decorated stays so.
+    The names of an earlier call no longer count, but what they have decorated stays decorated.
     """
     global _is_checked_at_exit
     wanted: dict[str, set[str]] = {}
@@ -108,7 +108,7 @@ def measure_by_name(names: Iterable[str]) -> None:
 
 
 def measured(function: Any) -> Any:
-    """Decorate a function as `clew.measure` does; as it is where that cannot be, or where it is of ``__main__``."""
+    """Decorate a function as `clew.measure` does; return it as it is if that fails, or if it is of ``__main__``."""
     if getattr(function, "__module__", None) == "__main__":
         return function
     try:
@@ -127,7 +127,7 @@ def measures(operation: str) -> bool:
 
 
 def _repeats() -> tuple[type[BaseException], ...]:
-    """Return the exceptions by which a task of Celery says what is to become of it, which are no failures."""
+    """Return the exceptions by which a Celery task tells what happens to it next, which are no failures."""
     celery = sys.modules.get("celery.exceptions")
     names = ("Retry", "Ignore", "Reject")
     return tuple(getattr(celery, name) for name in names if hasattr(celery, name))
@@ -162,7 +162,7 @@ def _decorated(statements: Iterable[ast.stmt], wanted: set[str], path: tuple[str
 
 
 def _inside(statement: ast.AST) -> Iterator[ast.stmt]:
-    """Find what a statement holds that is none of a function or class: the branches of an ``if``, a ``try``, …."""
+    """Find the statements within one that is no function or class: the branches of an ``if``, a ``try`` and others."""
     for child in ast.iter_child_nodes(statement):
         if isinstance(child, ast.stmt):
             yield child

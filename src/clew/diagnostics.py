@@ -14,7 +14,7 @@ from functools import partial
 
 from clew.interpreter import forks
 from clew.interpreter.interruptions import begins_at_once, let_through
-from clew.interpreter.untrusted import sayable
+from clew.interpreter.untrusted import printable
 from clew.interpreter.weak import WeakCollection
 
 logger = logging.getLogger("clew")
@@ -44,7 +44,7 @@ def warn_once(about: object, message: str, *args: object, level: int = logging.W
         return
     _warned.add(about)
     try:
-        _log(level, message, tuple(map(sayable, args)))
+        _log(level, message, tuple(map(printable, args)))
     except Exception as error:  # a user's handler or filter that raises must not reach the measured code
         let_through(error)
 

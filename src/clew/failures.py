@@ -87,7 +87,7 @@ class Expected:
 
 
 class Judge:
-    """A callable given as ``expected``; where it raises, the exception is a failure, counted and logged once."""
+    """A callable given as ``expected``; where it raises, the exception counts as a failure, which is logged once."""
 
     __slots__ = ("_ask", "_owner")
 
@@ -128,7 +128,7 @@ def _imported(name: str) -> type[BaseException] | None:
     try:
         for part in rest.split("."):
             found = getattr(found, part, None)
-    except Exception as error:  # a module whose __getattr__ raises something else than an AttributeError
+    except Exception as error:  # a module whose __getattr__ raises something other than an AttributeError
         let_through(error)
         _warn(error, f"CLEW_EXPECTED={name}")
         return None
@@ -160,7 +160,7 @@ def failure(error: BaseException, expected: Checked, expected_everywhere: Expect
 
 
 def failure_of_kind(kind: type[BaseException], expected: Checked, expected_everywhere: Expected) -> str | None:
-    """Return the same of an exception of which only the class is left; then no callable is asked."""
+    """Return the same for an exception of which only the class is left; then no callable is called."""
     if is_one_of(kind, _NO_FAILURE) or (type(expected) is tuple and is_one_of(kind, expected)):
         return None
     return None if expected_everywhere.names(kind) else error_type_of(kind)
@@ -176,7 +176,7 @@ def _is_success(leaving: Any) -> bool:
 
 
 def reason_of(reason: object) -> str:
-    """Return the ``error.type`` for a failure that is told, not raised: its text, at most 255 characters."""
+    """Return the ``error.type`` for a failure that is not raised: the text of its reason, at most 255 characters."""
     if reason is True or reason is None:
         return OTHER
     text = text_of(reason)
@@ -192,7 +192,7 @@ def _is_to_be_called(value: Any) -> bool:
 
 
 def expectation(value: Any, owner: str) -> Checked:
-    """Check an ``expected`` argument; a TypeError names what else was given.
+    """Check an ``expected`` argument; a TypeError names what was given instead.
 
     Args:
         value: An exception type, a tuple of them, or a callable that takes an exception.

@@ -1,8 +1,8 @@
 """What is to happen when a module is imported: something right after it, or other code in its place.
 
-One finder in front of `sys.meta_path` looks at the names of modules. For those that somebody waits for it finds the
-spec as the finders behind it do, and gives that a copy of the loader, of the same class and with one method changed:
-whoever looks at the module, its spec or its loader sees what would be there without us.
+One finder at the front of `sys.meta_path` looks at the names of modules. For those that have a callback or other code
+it finds the spec as the finders behind it do, and gives that a copy of the loader, of the same class and with one
+method changed: the module, its spec and its loader look as they would without us.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def after_import(name: str, callback: Callback) -> None:
     module = imported(name)
     if module is not None:
         _call(name, module, callback)
-    elif name in sys.modules and name not in _followed:  # it was found before anybody waited for it
+    elif name in sys.modules and name not in _followed:  # its import had begun before
         _late.append((name, callback))
 
 
 def imported(name: str) -> Any:
-    """Return the module of that name, or None where nobody has imported it yet.
+    """Return the module of that name, or None where it is not imported yet.
 
-    One that is being imported now, by another thread or by the code that this one interrupts, is not there yet either.
+    One that is being imported now, by another thread or by the code that this one interrupts, is not imported yet.
     """
     module = sys.modules.get(name)
     if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):
@@ -64,10 +64,10 @@ renew_in_child(globals(), "_installing")
 _callbacks: dict[str, list[Callback]] = {}
 _makers: dict[str, MakeCode] = {}
 _followed: set[str] = set()
-"""The names whose import calls what waits for it."""
+"""The names whose import calls the callbacks."""
 
 _late: list[tuple[str, Callback]] = []
-"""What waits for modules whose import had begun before; called when another module is looked for after that."""
+"""Callbacks for modules whose import had begun before; called when another module is looked for after that."""
 
 
 def _install() -> None:
@@ -77,7 +77,7 @@ def _install() -> None:
 
 
 class _Finder:
-    """Asks the finders behind it, and changes what they have found for the names that are waited for."""
+    """Asks the finders behind it, and changes what they have found for names that have a callback or other code."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,7 +1,7 @@
-"""What is current in a task or thread is set here, wherever that is safe.
+"""Sets what is current in a task or thread, wherever that is safe.
 
 Before Python 3.12 the garbage collector runs wherever memory is asked for, in the middle of `ContextVar.set` too. What
-a finalizer or one of `gc.callbacks` sets meanwhile then takes away what the interrupted one works on: the interpreter
+a finalizer or one of `gc.callbacks` sets meanwhile then frees what the interrupted `set` works on, and the interpreter
 crashes. So there nothing of ours sets a ContextVar while the collector is at work in the same thread.
 """
 
@@ -24,10 +24,10 @@ COLLECTS_IN_BETWEEN = sys.version_info < (3, 12)
 
 
 class _Phase:
-    """The `info` of the last event that one of `gc.callbacks` has been told, whichever of the two it was.
+    """The `info` of the last event that one of `gc.callbacks` was called with, the start or the stop of a collection.
 
-    The collector calls `__setattr__` itself, with the name of the event and its `info`: no code in Python runs for it,
-    in which the handler of a signal could raise an exception that the collector would swallow.
+    The collector calls `__setattr__` itself, with the name of the event and its `info`: no Python code
+    runs for it, in which the handler of a signal could raise an exception that the collector would swallow.
     """
 
     __slots__ = ("start", "told")
@@ -54,7 +54,7 @@ _callbacks = gc.callbacks
 
 
 def _leave(tell_thread: Any) -> None:
-    """Hear no more of collections: gevent's `threading.local` is no longer to be had near the interpreter's end."""
+    """Stop listening to collections: gevent's `threading.local` is gone near the interpreter's end."""
     with suppress(ValueError):
         _callbacks.remove(tell_thread)
 
@@ -110,7 +110,7 @@ class Variable(Generic[T]):
         return self._variable.get()
 
     def set(self, value: T | None) -> None:
-        """Set it."""
+        """Set it; while the garbage collector is at work, for as long as that lasts."""
         if COLLECTS_IN_BETWEEN and is_collecting():
             self._aside = _here.start, value
         else:

@@ -1,7 +1,7 @@
-"""What is done in a forked child, also in one whose fork has run none of Python's hooks.
+"""What is done in a forked child, even where its fork has run none of Python's hooks.
 
-uWSGI forks its workers in C, by default without telling the interpreter. Such a child is told by uWSGI itself, and
-notices at the latest at its first measurement, request or log record that it is another process than it was.
+uWSGI forks its workers in C, by default without telling the interpreter. uWSGI's own hook calls `notice` in such a
+child; and at the latest its first measurement, request or log record does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 _LONGEST_WAIT = 5.0
-"""Seconds that a thread waits while another one is at it."""
+"""Seconds that a thread waits for another one that runs the hooks."""
 
 _WIPE_ON_FORK = 18
 """Linux's MADV_WIPEONFORK (``madvise(2)``): such a page is full of zeros in a forked child, whoever has forked it."""
@@ -37,7 +37,7 @@ _mark: Any = _wiped_page()
 """Its first byte is 0 where this is another process by now. To look takes 40 ns, `os.getpid` up to 200."""
 
 _noticing = threading.RLock()
-_is_at_it = False
+_is_running = False
 
 
 def after_in_child(hook: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ def after_in_child(hook: Callable[[], None]) -> None:
 
 
 def notice() -> None:
-    """Do what is to be done in a forked child, if this is one in which that has not been done."""
+    """Run the hooks, if this is a forked child in which that has not been done."""
     if os.getpid() != _process if _mark is None else not _mark[0]:
         _catch_up()
 
@@ -64,28 +64,28 @@ _have_noticed()
 
 
 def _catch_up() -> None:
-    global _is_at_it
+    global _is_running
     if not _noticing.acquire(timeout=_LONGEST_WAIT):
         return
     try:
-        if os.getpid() == _process or _is_at_it:  # another thread was quicker, or a hook comes here itself
+        if os.getpid() == _process or _is_running:  # another thread was quicker, or a hook has called `notice` itself
             return
-        _is_at_it = True
+        _is_running = True
         try:
             for hook in _hooks.copy():
                 hook()
         finally:
             _have_noticed()
-            _is_at_it = False
+            _is_running = False
     finally:
         _noticing.release()
 
 
 def _are_run() -> None:
-    """Python runs its own hooks in this child, and ours with them."""
-    global _is_at_it, _noticing
+    """Take note that Python itself runs the hooks in this child."""
+    global _is_running, _noticing
     _noticing = threading.RLock()
-    _is_at_it = False
+    _is_running = False
     _have_noticed()
 
 

@@ -1,4 +1,4 @@
-"""Locks of modules that are free in a forked child, whoever had them in the parent."""
+"""Locks of modules that are free in a forked child, though a thread of the parent held them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _renewed: list[tuple[dict[str, Any], str]] = []
 
 
 def renew_in_child(names: dict[str, Any], name: str) -> None:
-    """Renew the `threading.RLock` of that name in a forked child, unless the thread that forks has it itself.
+    """Renew the `threading.RLock` of that name in a forked child, unless the thread that forks holds it.
 
     Args:
         names: The ``globals()`` of its module.

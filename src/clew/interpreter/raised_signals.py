@@ -1,7 +1,7 @@
-"""A signal that a process raises itself to die of it: what has been measured is sent before.
+"""A signal by which a process ends itself: what has been measured is sent first.
 
-Servers handle a signal, stop, put the default handler back and raise the signal again, so that whoever waits for the
-process sees what it died of. The default handler runs no `atexit`, and ours could not take its place earlier: the
+Servers handle a signal, stop, put the default handler back and raise the signal again, so that the process that waits
+for them sees what they died of. The default handler runs no `atexit`, and ours could not take its place earlier: the
 server found it before the application was imported.
 """
 
@@ -24,7 +24,7 @@ _original: dict[tuple[Any, str], Any] = {}
 def watch(send: Callable[[bool], None]) -> None:
     """Call `send` before this process dies of a signal that it raises itself.
 
-    It is told whether the process may go on all the same: the kernel spares the first one of a container.
+    Its argument tells whether the process may go on nevertheless: the kernel spares the first one of a container.
     """
     if _original:
         return
@@ -54,7 +54,7 @@ def watch(send: Callable[[bool], None]) -> None:
 
 
 def unwatch() -> None:
-    """Take the wrappers off again, where nobody has put others around them."""
+    """Take the wrappers off again, except those that others have wrapped."""
     for (module, name), original in _original.items():
         if getattr(getattr(module, name), "__wrapped__", None) is original:
             setattr(module, name, original)
@@ -84,7 +84,7 @@ def _call(before: Callable[..., None], args: tuple[Any, ...]) -> None:
 
 
 def _blocked() -> set[Any]:
-    """Return what this thread does not take now, and so will not die of."""
+    """Return the signals that this thread blocks now, and so will not die of."""
     if not hasattr(signal, "pthread_sigmask"):
         return set()
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -1,9 +1,9 @@
-"""Values that are the user's, looked at without running into what their classes do.
+"""Values of the user's, looked at without being misled or broken by their classes.
 
 An attribute value, an exception or a returned object may be anything: a proxy that passes for a `str`, a mock, a class
 whose metaclass has ideas of its own, a text that is translated when it is asked for. So everything goes by the real
-class of a value (`issubclass(type(value), str)`), and where its own code raises, its class is named instead. What is no
-`Exception` (KeyboardInterrupt, SystemExit) is for the program and passes.
+class of a value (`issubclass(type(value), str)`), and where its own code raises, its class is named instead. An
+exception that is no `Exception` (KeyboardInterrupt, SystemExit) is for the program and passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BY_ITSELF = frozenset({str, int, float, bool, type(None)})
 
 
 def class_of(value: object) -> type[Any]:
-    """Return the real class of a value, whatever it says of itself."""
+    """Return the real class of a value, whatever its ``__class__`` says."""
     return type(value)
 
 
@@ -43,10 +43,10 @@ def text_of(value: Any) -> str | None:
 
 
 def stand_in(value: object) -> str:
-    """Return what is said of a value that has no text."""
+    """Return what stands in messages for a value that has no text."""
     return f"<{class_name(type(value))}>"
 
 
-def sayable(value: object) -> Any:
-    """Return `value` if it can be put into a message whatever happens, or else its text."""
+def printable(value: object) -> Any:
+    """Return `value` if it can safely be put into a message, and otherwise its text."""
     return value if type(value) in _BY_ITSELF else text_of(value) or stand_in(value)

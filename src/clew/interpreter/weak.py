@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class WeakCollection(Generic[T]):
-    """Objects as long as somebody else keeps them alive, in no order; they are told apart as `==` does.
+    """Objects for as long as others keep them alive, in no order and compared by `==`.
 
-    Unlike a `weakref.WeakSet` it may be looked through while other threads, finalizers and the handlers of signals add
-    to it: it is looked through as it was at the beginning. Each change is one step of the interpreter.
+    Unlike with a `weakref.WeakSet`, other threads, finalizers and the handlers of signals may add to it while it is
+    iterated over, which goes over what was there at the beginning. Each change is one step of the interpreter.
     """
 
     __slots__ = ("_references",)

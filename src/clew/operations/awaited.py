@@ -1,15 +1,15 @@
-"""Calls that return something to be awaited, which cannot be told before they return.
+"""Calls that return something to be awaited, which is not known before they return.
 
 A plain function may return a coroutine (a wrapper around a coroutine function does, and an object whose ``__call__`` is
-one), or a future. What it returned then is measured on:
+one), or a future. Then the measurement goes on with what it has returned:
 
 - a coroutine runs nothing until it is awaited, and once. In its place another coroutine is returned, which awaits it
-  and is measured from there on; what the call itself took counts in. One that is never awaited has not run.
-- a future (a task too) is returned as it is, since it may be cancelled, waited for and asked by anybody. Its operation
+  and is measured from there on; the time of the call itself counts too. One that is never awaited has not run.
+- a future (a task too) is returned as it is, since any code may cancel it, wait for it and ask it. Its operation
   lasts until it is done; one that is dropped before counts as abandoned.
 
-All else is a value, other objects that can be awaited too: they are often more than that (a context manager, a query),
-and what they do when they are awaited is theirs.
+Anything else is a value, and so are other objects that can be awaited: they are often more than that (a context
+manager, a query), and what they do when they are awaited is theirs.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from clew.operations.bindings import Binding
     from clew.operations.run import Run
 
-VALUES = frozenset(
+VALUE_CLASSES = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, object}
 )
-"""Classes of plain values; what else a function returns is looked at when its class changes."""
+"""Classes of plain values; any other result of a function is looked at when its class changes."""
 
 
-def handed_over(binding: Binding, shard: Shard, seconds: float, result: Any) -> Any:
-    """Return what a call that took the fast path returns in the place of an awaitable; None where `result` is a value.
+def awaitable_on_fast_path(binding: Binding, shard: Shard, seconds: float, result: Any) -> Any:
+    """Return what takes the place of an awaitable that a call on the fast path returns; None where `result` is a value.
 
     Args:
-        binding: Its binding.
-        shard: Where it has begun.
+        binding: That of the call.
+        shard: The one that the call has begun in.
         seconds: How long the call took.
         result: What it has returned.
     """
@@ -75,8 +75,8 @@ async def _fast_coroutine(binding: Binding, shard: Shard, seconds: float, corout
     return result
 
 
-def handed_over_by(run: Run, failed: Callable[[Any], object] | None, result: Any) -> Any:
-    """Return what a call that took the slow path returns in the place of an awaitable; None for a value."""
+def awaitable_on_slow_path(run: Run, failed: Callable[[Any], object] | None, result: Any) -> Any:
+    """Return what takes the place of an awaitable that a call on the slow path returns; None where it is a value."""
     if is_coroutine(result):
         made = named_as(result, _slow_coroutine(run, failed, result))
         run.pause()

@@ -1,8 +1,7 @@
 """The fast path from measured code to its shards, where the current pipeline has shards.
 
 A binding is what a decorated function or a block holds on to while one pipeline is current, so that a call finds its
-thread's shard without asking anybody. When the pipeline changes, all are let go, and the next call makes a
-new one.
+thread's shard at once. When the pipeline changes, all bindings are let go, and the next call makes a new one.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class _OperationBinding:
 
     @begins_at_once
     def end(self, shard: Shard, seconds: float, error: BaseException, context: Context | None = None) -> None:
-        """Record a run that would have ended in `shard`, had not an exception left it.
+        """Record a run that an exception has left; without that it would have ended in `shard`.
 
-        In the given Context, or else the current one.
+        `context` is None for the current one.
         """
         error_type: str | None = OTHER
         try:
@@ -74,21 +73,21 @@ class _OperationBinding:
     def _series(self, shard: Shard, error_type: str | None) -> SeriesRecorder:
         """Return the series of the same attributes and this error type."""
         series = shard.series
-        return self.operation.series(series.key, _users_own(series), error_type)
+        return self.operation.series(series.key, _user_attributes(series), error_type)
 
     def __reduce__(self) -> Any:
-        """A function that is pickled with what it is made of has no binding where it is unpickled."""
-        return _none, ()
+        """Have a function that is pickled with its closure be without a binding where it is unpickled."""
+        return _unbound, ()
 
     def end_later(self, shard: Shard, seconds: float, kind: type[BaseException] | None) -> None:
-        """Record a run that has ended where there was no room to record it, perhaps by an exception of that class."""
+        """Record a run for which there was no room when it ended; `kind` is the class of the exception that left it."""
         operation = self.operation
         error_type = None if kind is None else failure_of_kind(kind, self._expected, operation.pipeline.expected)
         self._series(shard, error_type).record(seconds, NO_REQUEST)
 
     @begins_at_once
     def abandon(self, shard: Shard) -> None:
-        """Record that a run is under way no more, without a duration."""
+        """Record that a run is no longer under way, without a duration."""
         try:
             own = self.in_this_thread(shard)
         except BaseException:  # of a signal's handler, in the middle
@@ -102,11 +101,11 @@ class _OperationBinding:
         raise NotImplementedError
 
 
-def _none() -> None:
-    """Return what bindings are pickled as."""
+def _unbound() -> None:
+    """Return None, as which bindings are unpickled."""
 
 
-def _users_own(series: Series) -> dict[str, Value]:
+def _user_attributes(series: Series) -> dict[str, Value]:
     return {name: value for name, value in series.attributes.items() if name not in RESERVED}
 
 
@@ -157,7 +156,7 @@ class BlockBinding(_OperationBinding):
 
     @property
     def local(self) -> BlockBinding:
-        """This, which has a `shard` as the locals of other bindings have; no reference, which would be a cycle."""
+        """This binding itself, which has a `shard` as other locals do; as an attribute it would be a cycle."""
         return self
 
     @property
@@ -223,7 +222,7 @@ def shard_for(
     key = key_of(attributes)
     series = operation.series(key, attributes, None)
     assert isinstance(series, Series)
-    # what is past the budget comes this way each time, to be counted
+    # what is past the limit comes here each time, to be counted
     return enter_shard(table, series, lookup if series.key == key else None, given)
 
 
@@ -236,15 +235,15 @@ def site_binding(site: Site, current: Pipeline) -> Binding | ComputedBinding | N
         if not isinstance(operation.recorder, ShardedOperation):
             return None
         return ComputedBinding(operation, operation.recorder.local, site.compute, site.expected)
-    return _bind_plain(current, site.name, site.attributes, site.key, site.expected)
+    return _plain_binding(current, site.name, site.attributes, site.key, site.expected)
 
 
 def block_binding(name: str, current: Pipeline) -> Binding | None:
     """Return a binding for blocks that are given only that name, or None where they have to take the slow path."""
-    return None if current.spans else _bind_plain(current, name, {}, (), ())
+    return None if current.spans else _plain_binding(current, name, {}, (), ())
 
 
-def _bind_plain(
+def _plain_binding(
     current: Pipeline,
     name: str,
     attributes: Mapping[str, Value],

@@ -1,11 +1,12 @@
 """The fast path of a measured call, with the parameters of the very function that is measured.
 
 To take any arguments and hand them on, as ``*args`` and ``**kwargs``, costs a third of what a measured call costs. So
-the code of the fast path is made once for each number of parameters and given the names of the function's own; a
-function that itself takes any arguments, or whose attributes are computed from them, gets the form that hands them on.
+the code of the fast path is made once for each number of parameters, and gets the names of the function's own; a
+function that takes any arguments itself, or whose attributes are computed from them, gets the form that hands them on.
 As with every function, a call whose arguments do not fit is refused before anything runs; it is not measured.
 
-What is made so uses no globals: those that it has are the function's own, since frameworks look annotations up there.
+The functions made this way use no globals: they have those of the measured function, where frameworks look annotations
+up.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ from clew.interpreter.callables import Parameters, as_of, made_of
 from clew.interpreter.interruptions import let_through
 from clew.metrics.deferred import defer
 from clew.operations import pipeline
-from clew.operations.awaited import VALUES, handed_over
+from clew.operations.awaited import VALUE_CLASSES, awaitable_on_fast_path
 
 Function = Callable[..., Any]
 
 _TEXT = """\
-def make(function, seldom, clock, bisect_left, type):
+def make(function, rare, clock, bisect_left, type):
     binding = None
 
     {define} measured({parameters}):
         bound = binding
         if bound is None:
-            if seldom.pipeline.current is None:
+            if rare.pipeline.current is None:
                 return {wait}function({arguments})
-            return {wait}seldom.slow_path({arguments})
+            return {wait}rare.slow_path({arguments})
         shard = {shard}
         start = clock()
         shard.started += 1
         try:
             result = {wait}function({arguments})
             seconds = clock() - start
-        except seldom.BaseException as error:
+        except rare.BaseException as error:
             try:
                 bound.end_since(shard, start, error)
-            except seldom.RecursionError:  # no room on the stack
-                seldom.defer((bound.end_later, shard, clock() - start, seldom.type(error)))
-            except seldom.Exception as internal_error:
-                seldom.let_through(internal_error)
+            except rare.RecursionError:  # no room on the stack
+                rare.defer((bound.end_later, shard, clock() - start, rare.type(error)))
+            except rare.Exception as internal_error:
+                rare.let_through(internal_error)
             raise
         try:{look}{again}
             index = bisect_left(shard.bounds, seconds)
-        except seldom.BaseException as error:
-            seldom.defer((bound.end_later, shard, seconds, None))
-            if seldom.type(error) is not seldom.RecursionError:
-                seldom.let_through(error)
+        except rare.BaseException as error:
+            rare.defer((bound.end_later, shard, seconds, None))
+            if rare.type(error) is not rare.RecursionError:
+                rare.let_through(error)
             return result
         shard.counts[index] += 1  # from here a copy of `Series.add`
         shard.total += seconds
@@ -67,22 +68,22 @@ def make(function, seldom, clock, bisect_left, type):
         if seconds >= interval.thresholds[index]:
             try:
                 shard.series.layout.offer(interval, index, seconds, None)
-            except seldom.RecursionError:  # it is counted, and only no exemplar
+            except rare.RecursionError:  # it is counted, and only no exemplar
                 pass
-            except seldom.Exception as error:
-                seldom.let_through(error)
+            except rare.Exception as error:
+                rare.let_through(error)
         return result
 
     return measured
 """
 
 _LOOK = """
-            if type(result) is not bound.returned and type(result) not in seldom.VALUES:
-                handed = seldom.handed_over(bound, shard, seconds, result)
-                if handed is not None:
-                    return handed"""
+            if type(result) is not bound.returned and type(result) not in rare.VALUE_CLASSES:
+                awaitable = rare.awaitable_on_fast_path(bound, shard, seconds, result)
+                if awaitable is not None:
+                    return awaitable"""
 # What the handler of a signal raises may come with each call, such as `clock()`. So calls stand before a run is counted
-# as begun or in the `try`, and none between that and its count.
+# as begun or in the `try`, and none stands between the `try` and the count.
 
 _AGAIN = """
             # asked again, since another thread may have driven the coroutine on
@@ -92,12 +93,13 @@ NAMES: dict[str, Any] = {"clock": clock, "bisect_left": bisect_left, "type": typ
 """What the text uses all the time, from its closure: each name there costs each call a nanosecond."""
 
 
-class _Seldom:
-    """What the text uses seldom."""
+class _Rare:
+    """What the text uses rarely."""
 
     __slots__ = ("slow_path",)
 
-    pipeline, VALUES, handed_over, defer = pipeline, VALUES, staticmethod(handed_over), defer
+    pipeline, VALUE_CLASSES, defer = pipeline, VALUE_CLASSES, defer
+    awaitable_on_fast_path = staticmethod(awaitable_on_fast_path)
     BaseException, Exception, RecursionError, type = BaseException, Exception, RecursionError, type
     let_through = staticmethod(let_through)
 
@@ -118,13 +120,13 @@ def fast_path(function: Function, slow_path: Function, *, computes: bool) -> Fun
     """
     is_coroutine = inspect.iscoroutinefunction(function)
     names = Parameters(function) if isinstance(function, FunctionType) else None
-    # what a coroutine function is called with is looked at when it is called, not when it is awaited
     looks_at_result = not (is_coroutine or _returns_value(function))
+    # a coroutine function's arguments are matched when it is called, not when it is awaited
     if names is None or (not is_coroutine and (computes or names.takes_any)):
         make = _maker(is_coroutine, computes, looks_at_result, _HANDED_ON, _HANDED_ON, "args, kwargs")
-        return as_of(function, make(function, _Seldom(slow_path), **NAMES))
+        return as_of(function, make(function, _Rare(slow_path), **NAMES))
     make = _maker(is_coroutine, computes, looks_at_result, names.parameters, names.arguments, names.packed)
-    return names.given_to(make(function, _Seldom(slow_path), **NAMES))
+    return names.given_to(make(function, _Rare(slow_path), **NAMES))
 
 
 def _returns_value(function: Function) -> bool:
@@ -138,7 +140,7 @@ def _returns_value(function: Function) -> bool:
     return annotation in _VALUE_ANNOTATIONS if isinstance(annotation, (str, type, type(None))) else False
 
 
-_VALUE_ANNOTATIONS = {None, "None", *VALUES, *(kind.__name__ for kind in VALUES)} - {object, "object"}
+_VALUE_ANNOTATIONS = {None, "None", *VALUE_CLASSES, *(kind.__name__ for kind in VALUE_CLASSES)} - {object, "object"}
 
 
 @functools.lru_cache(maxsize=256)

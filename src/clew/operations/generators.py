@@ -1,8 +1,8 @@
 """Measured generators: from the first step to the end, in the request that the first step was in.
 
-What stands between the consumer and the function's own generator is a generator as well, and hands on each step as it
-comes. It does so by hand: ``yield from`` closes a generator where GeneratorExit is thrown into it, so a body that
-handles that would go another way, and what it returns when it is closed would be lost.
+Between the consumer and the function's own generator stands another generator, which hands on each step. It does so by
+hand: ``yield from`` closes a generator where GeneratorExit is thrown into it, so a body that handles that would go
+another way, and what it returns when it is closed would be lost.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 Function = Callable[..., Any]
 
-_MAKES_NOTHING = sys.version_info >= (3, 11)
-"""Whether the flag of a generator function in a code object is a mark that makes nothing by itself.
+_FLAG_IS_A_MARK = sys.version_info >= (3, 11)
+"""Whether the flag of a generator function in a code object is only a mark, and makes no generator by itself.
 
-Where it does, a collected generator cannot be told from a closed one, and counts as closed.
+Where it makes one, a collected generator cannot be told from a closed one, and counts as closed.
 """
 
 
@@ -41,7 +41,7 @@ _Watch = list[Callable[[], Any]]
 """Holds a weak reference to a generator, which tells whether that has been collected.
 
 A collected generator and a closed one both see GeneratorExit; only a weak reference to the generator tells them apart,
-and only who makes the generator can take one.
+and only the code that makes the generator can take one.
 """
 
 
@@ -56,14 +56,14 @@ def _throwing(throw: Callable[[BaseException], Any], error: BaseException) -> Ca
 
 
 _TEXT = """\
-def make(function, seldom, clock, get_current):
+def make(function, rare, clock, get_current):
     binding = None
 
     {define} measured({parameters}):
         inner = {inner}
         bound, run = binding, None
         if bound is None:
-            run = seldom.begin(watch, args, kwargs)
+            run = rare.begin(watch, args, kwargs)
         else:
             shard = {shard}
             context = get_current()
@@ -76,31 +76,31 @@ def make(function, seldom, clock, get_current):
                 try:
                     sent = yield {wait}step(sent)
                     step = send
-                except seldom.BaseException as error:
+                except rare.BaseException as error:
                     if inner.{frame} is None:
-                        if seldom.type(error) is not seldom.{end}:
+                        if rare.type(error) is not rare.{end}:
                             raise
                         {result}
                         break
-                    is_closing = is_closing or seldom.type(error) is seldom.GeneratorExit
-                    step, sent = seldom.throwing(inner.{throw}, error), None
-        except seldom.BaseException as error:
+                    is_closing = is_closing or rare.type(error) is rare.GeneratorExit
+                    step, sent = rare.throwing(inner.{throw}, error), None
+        except rare.BaseException as error:
             if bound is None:
-                seldom.raised_on_slow_path(run, watch, error)
+                rare.raised_on_slow_path(run, watch, error)
             else:
-                seldom.ended(bound, shard, start, watch, error, context)
+                rare.ended(bound, shard, start, watch, error, context)
             raise
         if bound is None:
-            seldom.returned_on_slow_path(run, watch, result)
+            rare.returned_on_slow_path(run, watch, result)
         elif is_closing:
-            seldom.ended(bound, shard, start, watch, None, context)
+            rare.ended(bound, shard, start, watch, None, context)
         else:
             try:
                 seconds = clock() - start
                 shard = bound.in_this_thread(shard)  # asked again, since another thread may have driven it on
-                index = seldom.bisect_left(shard.bounds, seconds)
-            except seldom.BaseException as error:  # of a signal's handler, in the middle
-                seldom.ended(bound, shard, start, watch, error, context)
+                index = rare.bisect_left(shard.bounds, seconds)
+            except rare.BaseException as error:  # of a signal's handler, in the middle
+                rare.ended(bound, shard, start, watch, error, context)
                 raise
             shard.counts[index] += 1  # from here a copy of `Series.add`, in the Context of the first step
             shard.total += seconds
@@ -125,7 +125,7 @@ _FORMS = {
     True: {
         "define": "async def",
         "send": "asend",
-        "first": "seldom.first_step, inner",
+        "first": "rare.first_step, inner",
         "wait": "await ",
         "throw": "athrow",
         "frame": "ag_frame",
@@ -159,8 +159,8 @@ def _was_collected(watch: _Watch | None) -> bool:
     return watch is not None and watch[0]() is None
 
 
-class _Seldom:
-    """What the text uses seldom, and what it does then."""
+class _Rare:
+    """What the text uses rarely, and what it does then."""
 
     __slots__ = ("_site",)
 
@@ -216,10 +216,10 @@ NAMES: dict[str, Any] = {"clock": clock, "get_current": get_current}
 
 
 def _measured(function: Function, site: Site, *, is_async: bool) -> Function:
-    if not _MAKES_NOTHING:
-        return _making(function, site, is_async=is_async)
+    if not _FLAG_IS_A_MARK:
+        return _generator_function(function, site, is_async=is_async)
     make = _maker("inner, watch, args, kwargs", "inner", computes=site.compute is not None, is_async=is_async)
-    steps = make(function, _Seldom(site), **NAMES)
+    steps = make(function, _Rare(site), **NAMES)
     site.keep_binding_in(steps)
     if _is_awaited(function):
         types.coroutine(steps)
@@ -243,8 +243,8 @@ def _measured(function: Function, site: Site, *, is_async: bool) -> Function:
     return as_of(function, FunctionType(code, names, measured.__name__, None, measured.__closure__))
 
 
-def _making(function: Function, site: Site, *, is_async: bool) -> Function:
-    """Return a generator function proper, which is what makes a generator before Python 3.11."""
+def _generator_function(function: Function, site: Site, *, is_async: bool) -> Function:
+    """Return a true generator function, which alone makes a generator before Python 3.11."""
     names = Parameters(function) if isinstance(function, FunctionType) else None
     if names is None:
         parameters, inner = "*args, **kwargs", "function(*args, **kwargs); watch = None"
@@ -252,7 +252,7 @@ def _making(function: Function, site: Site, *, is_async: bool) -> Function:
         parameters = names.parameters
         inner = f"function({names.arguments}); watch = None; args, kwargs = {names.packed}"
     make = _maker(parameters, inner, computes=site.compute is not None, is_async=is_async)
-    measured = make(function, _Seldom(site), **NAMES)
+    measured = make(function, _Rare(site), **NAMES)
     if _is_awaited(function):
         types.coroutine(measured)
     measured = as_of(function, measured) if names is None else names.given_to(measured)
@@ -266,10 +266,10 @@ def _is_awaited(function: Any) -> bool:
 
 
 def measured_generator(function: Callable[..., Generator[Any, Any, Any]], site: Site) -> Function:
-    """Measure a generator function. Wrong arguments are refused when it is called, as ever."""
+    """Return a function that measures the generators of `function`; wrong arguments are refused when it is called."""
     return _measured(function, site, is_async=False)
 
 
 def measured_async_generator(function: Callable[..., AsyncGenerator[Any, Any]], site: Site) -> Function:
-    """Measure an async generator function, as `measured_generator` does."""
+    """Return the same for an async generator function."""
     return _measured(function, site, is_async=True)

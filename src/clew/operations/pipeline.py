@@ -1,7 +1,7 @@
 """Where measurements go: the pipeline that `configure()` builds, or that the application's own MeterProvider gives.
 
 There is one current pipeline, or None. An operation keeps the one it began under, and a pipeline that has been
-replaced (by another `configure()`, or in a forked child) takes the end of no operation any more.
+replaced (by another `configure()`, or in a forked child) no longer takes the end of any operation.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from clew.metrics.lookup import InstrumentBinding
     from clew.metrics.recorder import OperationRecorder, Recorder, SeriesRecorder
 
-_BEYOND: Key = ((OVERFLOW, bool, "operation"),)
-_BEYOND_ALL: Key = ((OVERFLOW, bool, "instrument"),)
-"""The keys of series that stand for attribute sets past the operation's budget, and past the instrument's limit."""
+_OPERATION_OVERFLOW: Key = ((OVERFLOW, bool, "operation"),)
+_INSTRUMENT_OVERFLOW: Key = ((OVERFLOW, bool, "instrument"),)
+"""The keys of series that stand for attribute sets past the operation's limit, and past the instrument's."""
 
 
 class Pipeline:
@@ -56,8 +56,9 @@ class Pipeline:
         self.tracks_requests = tracks_requests
         """Whether each run has to tell its request how it ends; then all take the slow path."""
         self.is_open = True
+        """Whether it takes the end of operations that began under it."""
         self.lock = threading.RLock()  # the handler of a signal may measure too, in the middle of what it interrupts
-        self.sets = 0
+        self.series_count = 0
         self._operations: dict[str, Operation] = {}
         self._overflow: Operation | None = None
         self.instrument_bindings: dict[Any, InstrumentBinding] = {}
@@ -106,7 +107,7 @@ class Pipeline:
 class Operation:
     """A named piece of work under one pipeline: the series of its attribute sets, each made at its first use.
 
-    Past the operation's budget of attribute sets the user's attributes are dropped and the point carries
+    Past the operation's limit of attribute sets the user's attributes are dropped, and the point has
     ``otel.metric.overflow``; totals per operation and per error type stay exact.
     """
 
@@ -118,7 +119,7 @@ class Operation:
         self._only_failed: set[Key] = set()
         self._error_types: set[str] = set()
         self._overflow: dict[str | None, SeriesRecorder] = {}
-        self._overflow_of_all: SeriesRecorder | None = None
+        self._instrument_overflow: SeriesRecorder | None = None
         self.recorder: OperationRecorder = pipeline.recorder.operation(self._identity())
 
     def _identity(self) -> dict[str, Value]:
@@ -132,12 +133,12 @@ class Operation:
     def _find(self, key: Key, attributes: Mapping[str, Value], error_type: str | None) -> SeriesRecorder:
         pipeline = self.pipeline
         with DeferredWarnings(), pipeline.lock:
-            error_type = self._known(error_type)
-            if self._name is None or key is _BEYOND_ALL:
-                return self._beyond_all()
-            if key is _BEYOND:
-                return self._beyond(error_type)
-            if self._is_past_budget(key):
+            error_type = self._limited(error_type)
+            if self._name is None or key is _INSTRUMENT_OVERFLOW:
+                return self._overflow_of_instrument()
+            if key is _OPERATION_OVERFLOW:
+                return self._overflow_of_operation(error_type)
+            if self._is_past_limit(key):
                 count("attributes.overflow")
                 warn_once(
                     ("attributes.overflow", self._name),
@@ -147,13 +148,13 @@ class Operation:
                     pipeline.cardinality_limit,
                     OVERFLOW,
                 )
-                return self._beyond(error_type)
+                return self._overflow_of_operation(error_type)
             series = self._series.get(key) if error_type is None else self._failed.get((key, error_type))
             if series is None:
-                if pipeline.sets >= CARDINALITY_LIMIT:
+                if pipeline.series_count >= CARDINALITY_LIMIT:
                     count("attributes.overflow")
-                    return self._beyond_all()
-                pipeline.sets += 1
+                    return self._overflow_of_instrument()
+                pipeline.series_count += 1
                 series = self.recorder.series(self._named(attributes, error_type), key)
                 if error_type is None:
                     self._only_failed.discard(key)
@@ -164,32 +165,32 @@ class Operation:
                     series = self._failed.setdefault((key, error_type), series)
             return series
 
-    def _is_past_budget(self, key: Key) -> bool:
+    def _is_past_limit(self, key: Key) -> bool:
         if not key or key in self._series or key in self._only_failed:
             return False
         number = len(self._series) - (() in self._series) + len(self._only_failed)
         return number >= self.pipeline.cardinality_limit
 
-    def _beyond(self, error_type: str | None) -> SeriesRecorder:
-        """Return the series of all attribute sets past the operation's budget."""
+    def _overflow_of_operation(self, error_type: str | None) -> SeriesRecorder:
+        """Return the series of all attribute sets past the operation's limit."""
         series = self._overflow.get(error_type)
         if series is None:
-            self.pipeline.sets += 1
-            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _BEYOND)
+            self.pipeline.series_count += 1
+            series = self.recorder.series({**self._named({}, error_type), OVERFLOW: True}, _OPERATION_OVERFLOW)
             series = self._overflow.setdefault(error_type, series)
         return series
 
-    def _beyond_all(self) -> SeriesRecorder:
+    def _overflow_of_instrument(self) -> SeriesRecorder:
         """Return the series of all attribute sets past the instrument's limit."""
-        if self._overflow_of_all is None:
-            self._overflow_of_all = self.recorder.series({OVERFLOW: True}, _BEYOND_ALL)
-        return self._overflow_of_all
+        if self._instrument_overflow is None:
+            self._instrument_overflow = self.recorder.series({OVERFLOW: True}, _INSTRUMENT_OVERFLOW)
+        return self._instrument_overflow
 
     def _named(self, attributes: Mapping[str, Value], error_type: str | None) -> dict[str, Value]:
         failed: dict[str, Value] = {} if error_type is None else {"error.type": error_type}
         return {**attributes, **self._identity(), **failed}
 
-    def _known(self, error_type: str | None) -> str | None:
+    def _limited(self, error_type: str | None) -> str | None:
         """Return the error type, or ``_OTHER`` where the operation has had too many different ones."""
         if error_type is None or error_type in self._error_types:
             return error_type
@@ -207,7 +208,7 @@ class Operation:
         return error_type
 
 
-ours: weakref.WeakSet[Any] = weakref.WeakSet()
+own_providers: weakref.WeakSet[Any] = weakref.WeakSet()
 """The providers that `configure()` has built; OpenTelemetry's global ones stay the first of them."""
 
 _observed: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -233,8 +234,8 @@ def _export_events(provider: MeterProvider) -> None:
 
 
 def _tells_deltas(provider: MeterProvider) -> bool:
-    """Tell whether a forked child's provider takes what it is told for more of its parent's total."""
-    if provider in ours:
+    """Tell whether a forked child's provider adds what it is given to its parent's total."""
+    if provider in own_providers:
         return False
     from clew.metrics.sdk.providers import tells_deltas
 
@@ -245,32 +246,32 @@ current: Pipeline | None = None
 
 
 class Bound(Protocol):
-    """What holds on to something of the current pipeline."""
+    """An object that holds on to something of the current pipeline."""
 
     def unbind(self) -> None:
         """Let go of it: the pipeline has changed."""
 
 
 bound: WeakCollection[Bound] = WeakCollection()
-"""What binds itself to a pipeline looks afterwards whether that is still the current one, and lets go of it if not."""
+"""What is bound to a pipeline; it checks afterwards whether that is still the current one, and lets go of it if not."""
 
 
 def use(pipeline: Pipeline | None) -> None:
     """Make `pipeline` the current one; no lock is taken, since this thread may have interrupted what has it.
 
-    What began under the one before ends there if that has a provider of the application's own, which goes on; else it
-    is not recorded any more.
+    What began under the one before ends there if that has a provider of the application's own, which goes on;
+    otherwise it is no longer recorded.
     """
     global current
     before, current = current, pipeline
-    if before is not None and before.meter_provider in ours:
+    if before is not None and before.meter_provider in own_providers:
         before.is_open = False
     for one in bound:
         one.unbind()
 
 
 def _renew_in_child() -> None:
-    """What began in the parent is the parent's to end; what begins in a forked child has a pipeline of its own."""
+    """Give a forked child a pipeline of its own; what began in the parent ends there."""
     if current is not None:
         current.is_open = False
         use(current.renewed())

@@ -1,4 +1,4 @@
-"""What is known of a measured function before any call, and its binding to the current pipeline."""
+"""What is known of a decorated function before any call, and where its binding to the current pipeline is kept."""
 
 from __future__ import annotations
 

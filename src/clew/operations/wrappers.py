@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from clew.interpreter.callables import is_coroutine_function
 from clew.interpreter.interruptions import let_through
 from clew.metrics.deferred import defer
-from clew.operations.awaited import handed_over_by
+from clew.operations.awaited import awaitable_on_slow_path
 from clew.operations.bind import bind_site
 from clew.operations.fast_path import fast_path
 from clew.operations.generators import measured_async_generator, measured_generator
@@ -54,9 +54,9 @@ def _function(function: Function, site: Site) -> Function:
                 let_through(internal_error)
             raise
         try:
-            handed = handed_over_by(run, site.failed, result)
-            if handed is not None:
-                return handed
+            awaitable = awaitable_on_slow_path(run, site.failed, result)
+            if awaitable is not None:
+                return awaitable
             site.remember_class(result)
             run.end_with(result, site.failed)
         except RecursionError:

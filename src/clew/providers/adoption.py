@@ -23,7 +23,7 @@ def watch() -> None:
 
 
 def _adopt(provider: MeterProvider) -> None:
-    if pipeline.current is not None or provider in pipeline.ours or isinstance(provider, NoOpMeterProvider):
+    if pipeline.current is not None or provider in pipeline.own_providers or isinstance(provider, NoOpMeterProvider):
         return
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
@@ -48,7 +48,7 @@ def say_what_lacks(provider: MeterProvider) -> None:
 
 def is_foreign(provider: Any) -> bool:
     """Tell whether the application has set this global provider; a proxy stands for one that is not set yet."""
-    return provider not in pipeline.ours and not type(provider).__name__.lstrip("_").startswith("Proxy")
+    return provider not in pipeline.own_providers and not type(provider).__name__.lstrip("_").startswith("Proxy")
 
 
 class ForeignProvider:

@@ -64,10 +64,10 @@ class Signals:
         """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
         # and nothing more: other attributes of a process are the SDK's to renew
         identity = identity_in_child(self.resource, instance_id_given=self.instance_id_given)
-        if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.ours:
+        if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.own_providers:
             restart_metrics_in_child(self.meter_provider, identity)
         for provider in (self.tracer_provider, self.logger_provider):
-            if provider in pipeline.ours:
+            if provider in pipeline.own_providers:
                 update_resource(provider, identity)
         for sender in self.senders:
             restart: Callable[[], None] | None = getattr(sender, "restart_in_child", None)
@@ -78,7 +78,7 @@ class Signals:
         """Take over what was built; False where there is no provider."""
         if built.provider is None:
             return False
-        pipeline.ours.add(built.provider)
+        pipeline.own_providers.add(built.provider)
         self.add(*built.senders)
         return True
 
@@ -138,19 +138,19 @@ def build(settings: Settings, given: ProviderArguments, resource: Any) -> Signal
         _use_meters(signals, meters, settings, given)
     elif signals.take(of_metrics):
         signals.meter_provider = of_metrics.provider
-        if meters not in pipeline.ours:
+        if meters not in pipeline.own_providers:
             metrics.set_meter_provider(of_metrics.provider)
     if of_spans is None:
         _use_tracers(signals, tracers, given)
     elif signals.take(of_spans):
         signals.tracer_provider = of_spans.provider
-        if tracers not in pipeline.ours:
+        if tracers not in pipeline.own_providers:
             trace.set_tracer_provider(of_spans.provider)
     if of_logs is None:
         _use_loggers(signals, loggers, given)
     elif signals.take(of_logs):
         signals.logger_provider = of_logs.provider
-        if loggers not in pipeline.ours:
+        if loggers not in pipeline.own_providers:
             set_logger_provider(of_logs.provider)
     if settings.internal_metrics:
         for sender in signals.senders:
