@@ -25,7 +25,7 @@ LAYERS = (
     ("integrations._shared",),
     ("(clew)",),
     ("telemetry",),
-    ("by_name", "providers"),
+    ("by_name", "in_force", "providers"),
     ("_measure", "_request", "instruments", "exporters"),
     ("operations", "settings", "logs_bridge"),
     ("delivery", "metrics"),

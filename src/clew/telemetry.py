@@ -9,12 +9,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clew import lifetime
 from clew.__about__ import __version__
-from clew.delivery import LogBatchProcessor, PeriodicReader, SpanBatchProcessor, deliver
+from clew.delivery import PeriodicReader, deliver
 from clew.delivery.foreign import ForeignSender
 from clew.diagnostics import counts, warn_once
 from clew.failures import Expected
@@ -28,8 +29,8 @@ from clew.operations.bind import import_bindings
 from clew.policy import policy
 from clew.providers.from_settings import ProviderArguments
 from clew.providers.signals import Signals, build
-from clew.settings import ConfigurationError, Problem, Settings, load_settings
-from clew.settings.problems import shown
+from clew.settings import ConfigurationError, Settings, load_settings
+from clew.settings.arguments import comparable, differences
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from clew.settings.clew_variables import ClewArguments
 
 __all__ = ["ConfigurationError", "Telemetry", "configure"]
+
+T = TypeVar("T", bound="Telemetry")
 
 _LONGEST_TIMEOUT = 86_400.0
 
@@ -156,13 +159,13 @@ class Telemetry:
                 if self._signals.logger_provider is not None:
                     log_handler().uninstall()
 
-    def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
+    def configured_again(self, arguments: Mapping[str, Any]) -> Telemetry:
         """Answer a further `configure()` that is given these arguments; `clew.testing` answers otherwise."""
         if self._arguments != arguments:
             first = "what the first call gave"
             if self._is_without_code:
                 first = "what `clew run` or opentelemetry-instrument has configured this process with"
-            raise ConfigurationError(_differences(self._arguments, arguments, first))
+            raise ConfigurationError(differences(self._arguments, arguments, first))
         if self._signals.enabled and threading.current_thread() is threading.main_thread():
             lifetime.handle_sigterm()  # which a server may have taken away from its workers
         return self
@@ -183,58 +186,39 @@ class Telemetry:
         else:
             self._start()
         pipeline.use(
-            self._pipeline(
+            new_pipeline(
+                self.settings,
+                signals,
                 ShardedRecorder(meter_provider)
                 if isinstance(meter_provider, ShardedMeterProvider)
-                else PortableRecorder(meter_provider)
+                else PortableRecorder(meter_provider),
             )
         )
         _track_requests(self.settings)
-        self._say_destinations()  # while the handler is not there yet: this is not what the program logs
+        line = signals.destinations(self.settings)  # said before the handler is there: the program does not log it
+        warn_once(("sends", line), "%s", line, level=logging.INFO)
         if signals.logger_provider is not None:
             log_handler().install(signals.logger_provider)
-
-    def _say_destinations(self) -> None:
-        """Say at INFO which service sends what where, how, and how often."""
-        protocols = {
-            (kind, otlp.label): otlp.protocol
-            for kind, otlp in (
-                ("metric points", self.settings.metrics_otlp),
-                ("spans", self.settings.traces_otlp),
-                ("log records", self.settings.logs_otlp),
-            )
-        }
-        ways: list[str] = []
-        for sender in self._signals.senders:
-            if isinstance(sender, (PeriodicReader, SpanBatchProcessor, LogBatchProcessor)):
-                protocol = protocols.get((sender.kind, sender.label))
-                how = f" ({protocol})" if protocol else ""
-                ways.append(f"{sender.kind} to {sender.label}{how} every {sender.interval:g} s")
-            elif not isinstance(sender, ForeignSender):
-                ways.append(f"what {type(sender).__name__} takes")
-        service = self._signals.resource.attributes.get("service.name")
-        line = f"{service} sends {', '.join(ways) or 'nothing'}"
-        warn_once(("sends", line), "%s", line, level=logging.INFO)
-
-    def _pipeline(self, recorder: Recorder) -> pipeline.Pipeline:
-        """Make the pipeline that the settings describe."""
-        settings, signals = self.settings, self._signals
-        import_bindings()
-        return pipeline.Pipeline(
-            signals.meter_provider,
-            recorder,
-            tracer=signals.tracer_provider.get_tracer("clew", __version__),
-            spans=settings.spans,
-            expected=Expected.of(settings.expected),
-            cardinality_limit=settings.cardinality_limit,
-            tracks_requests=settings.logs == "interesting" or settings.logs_canonical,
-        )
 
     def _start(self) -> None:
         self._is_started = True
         for sender in self._signals.senders:
             if isinstance(sender, (PeriodicReader, ForeignSender)):
                 sender.start()
+
+
+def new_pipeline(settings: Settings, signals: Signals, recorder: Recorder) -> pipeline.Pipeline:
+    """Make the pipeline that the settings describe."""
+    import_bindings()
+    return pipeline.Pipeline(
+        signals.meter_provider,
+        recorder,
+        tracer=signals.tracer_provider.get_tracer("clew", __version__),
+        spans=settings.spans,
+        expected=Expected.of(settings.expected),
+        cardinality_limit=settings.cardinality_limit,
+        tracks_requests=settings.logs == "interesting" or settings.logs_canonical,
+    )
 
 
 def log_handler() -> Any:
@@ -254,7 +238,8 @@ def _track_requests(settings: Settings | None) -> None:
     tracking.use(held_logs, canonical=settings is not None and settings.logs_canonical)
 
 
-def _set_policy(settings: Settings) -> None:
+def set_policy(settings: Settings) -> None:
+    """Name and pass on request IDs, and expect exceptions, as the settings say."""
     policy.header = settings.request_id_header
     policy.attribute = settings.request_id_attribute
     policy.trust = settings.trust_request_id
@@ -297,10 +282,10 @@ def configure(
         TypeError: There is no setting of that name.
     """
     given = ProviderArguments(views, metric_exporters, metric_readers, span_processors, log_processors)
-    arguments = _arguments(given, resource=resource, **settings)
+    arguments = comparable({**vars(given), "resource": resource, **settings})
     with _lock:
         if _configured is not None:
-            return _configured._again(arguments)
+            return _configured.configured_again(arguments)
         return _configure(given, arguments, resource=resource, **settings)
 
 
@@ -318,7 +303,40 @@ def configure_without_code() -> Telemetry:
             return _configured
         strict = None if is_strict(os.environ) else False
         given = ProviderArguments()
-        return _configure(given, _arguments(given), is_without_code=True, resource=None, strict=strict)
+        return _configure(given, comparable(vars(given)), is_without_code=True, resource=None, strict=strict)
+
+
+class Configured(NamedTuple):
+    """What the `Telemetry` that is configured was made of."""
+
+    settings: Settings
+    arguments: Mapping[str, Any]
+    signals: Signals
+
+
+@contextmanager
+def replaced_by(make: Callable[[Configured | None], T]) -> Generator[T, None, None]:
+    """Let another `Telemetry` stand in the place of the one that is configured, in a ``with`` block.
+
+    What was in force before is so again afterwards, but for a `Telemetry` that has been shut down meanwhile.
+
+    Args:
+        make: Given what is configured, or None, makes the other one and lets it record.
+    """
+    global _configured
+    from clew.in_force import InForce
+
+    with _lock:
+        before, in_force = _configured, InForce()
+        what = None if before is None else Configured(before.settings, before._arguments, before._signals)
+        replacement = _configured = make(what)
+    try:
+        yield replacement
+    finally:
+        with _lock:
+            is_over = before is not None and before._outcome is not None
+            _configured = None if is_over else before
+            in_force.restore(is_over=is_over)
 
 
 def is_strict(environ: Mapping[str, str]) -> bool:
@@ -333,7 +351,7 @@ def _configure(
     loaded, signals = _built(given, **settings)
     telemetry = Telemetry(loaded, arguments, signals)
     telemetry._is_without_code = is_without_code
-    _set_policy(loaded)
+    set_policy(loaded)
     if signals.enabled:
         telemetry._begin()
         lifetime.register(telemetry)
@@ -370,30 +388,3 @@ def _loaded(environ: Mapping[str, str], given: ProviderArguments, **settings: An
     if problems:
         raise ConfigurationError(problems)
     return loaded
-
-
-def _arguments(given: ProviderArguments, **others: Any) -> dict[str, Any]:
-    """Return the arguments of `configure` so that they can be compared: None is the same as not given."""
-    arguments = {**vars(given), **others}
-    return {name: _comparable(value) for name, value in arguments.items() if value is not None}
-
-
-def _comparable(value: Any) -> Any:
-    """Return the value as it is now; a list is the same as a tuple."""
-    if isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return tuple(items)
-    if isinstance(value, Mapping):
-        attributes: Mapping[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return dict(attributes)
-    return value
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> Iterable[Problem]:
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            yield Problem(
-                f"configure({name}=…)",
-                shown(now.get(name)),
-                f"{what}, {shown(before.get(name))}, until shutdown() has been called",
-            )

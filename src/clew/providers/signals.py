@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from clew import lifetime
-from clew.delivery import Sender
+from clew.delivery import LogBatchProcessor, PeriodicReader, Sender, SpanBatchProcessor
 from clew.delivery.foreign import ForeignSender
 from clew.diagnostics import warn_once
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
@@ -85,6 +85,27 @@ class Signals:
     def add(self, *senders: Any) -> None:
         """Add senders: ours as they are, all others with a thread that flushes and shuts them down within deadlines."""
         self.senders += [sender if isinstance(sender, Sender) else ForeignSender(sender) for sender in senders]
+
+    def destinations(self, settings: Settings) -> str:
+        """Return which service sends what where, how, and how often, in one line."""
+        protocols = {
+            (kind, otlp.label): otlp.protocol
+            for kind, otlp in (
+                ("metric points", settings.metrics_otlp),
+                ("spans", settings.traces_otlp),
+                ("log records", settings.logs_otlp),
+            )
+        }
+        ways: list[str] = []
+        for sender in self.senders:
+            if isinstance(sender, (PeriodicReader, SpanBatchProcessor, LogBatchProcessor)):
+                protocol = protocols.get((sender.kind, sender.label))
+                how = f" ({protocol})" if protocol else ""
+                ways.append(f"{sender.kind} to {sender.label}{how} every {sender.interval:g} s")
+            elif not isinstance(sender, ForeignSender):
+                ways.append(f"what {type(sender).__name__} takes")
+        service = self.resource.attributes.get("service.name")
+        return f"{service} sends {', '.join(ways) or 'nothing'}"
 
     def leave_foreign(self) -> None:
         """Take the readers given in code out of the application's MeterProvider."""

@@ -1,27 +1,21 @@
 """Lets a test capture what the process records, and puts everything back as it was."""
 
-# What is private to `clew.telemetry` is shared with this module, which stands in for it.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 from opentelemetry import propagate
 from opentelemetry.sdk._logs import LoggerProvider
 
-from clew import telemetry as process
-from clew.logs import tracking
 from clew.logs_bridge import handler
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
-from clew.operations import pipeline
-from clew.policy import policy
 from clew.providers.from_settings import ProviderArguments
 from clew.providers.signals import Signals, build, propagator
 from clew.settings import Settings, load_settings
+from clew.telemetry import Configured, replaced_by, set_policy
 from clew.testing.telemetry import CapturedTelemetry, LogTap, active, tapped
 from clew.testing.watch import RequestWatch
 
@@ -44,7 +38,7 @@ def _own_signals() -> tuple[Settings, Signals]:
         )
         tapped.add(_own.logger_provider)
     propagate.set_global_textmap(propagator(settings))
-    process._set_policy(settings)
+    set_policy(settings)
     return settings, _own
 
 
@@ -75,50 +69,32 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
         ConfigurationError: A variable of the environment has a value that it does not take.
     """
     own_watch = RequestWatch() if watch is None else None
+    requests = cast("RequestWatch", watch or own_watch)
     try:
-        captured, restore = _begin(cast("RequestWatch", watch or own_watch))
-        try:
-            yield captured
-            if said := captured.unknown_names():
-                raise AssertionError(said)
-        finally:
-            restore()
+        with replaced_by(lambda before: _begin(before, requests)) as captured:
+            try:
+                yield captured
+                if said := captured.unknown_names():
+                    raise AssertionError(said)
+            finally:
+                active.remove(captured)
+                captured.untap()
     finally:
         if own_watch is not None:
             own_watch.end()
 
 
-def _begin(watch: RequestWatch) -> tuple[CapturedTelemetry, Callable[[], None]]:
-    with process._lock:
-        before, pipeline_before, tracking_before = process._configured, pipeline.current, tracking.current
-        policy_before = policy.snapshot()
-        handler_before, propagator_before = handler.installed(), propagate.get_global_textmap()
-        arguments: Mapping[str, Any] = {}
-        if before is not None and before._signals.enabled:
-            settings, signals, arguments = before.settings, before._signals, before._arguments
-        else:
-            settings, signals = _own_signals()
-        captured = CapturedTelemetry(settings, arguments, signals, watch)
-        captured.tap()
-        captured.record()
-        if handler_before is None:
-            handler.install(_log_provider(signals))
-        process._configured = captured
-        active.append(captured)
-
-    def restore() -> None:
-        with process._lock:
-            active.remove(captured)
-            captured.untap()
-            is_over = before is not None and before._outcome is not None  # shut down by the test
-            process._configured = None if is_over else before
-            pipeline.use(None if is_over else pipeline_before)
-            if pipeline.current is not None:
-                pipeline.current.is_open = True
-            tracking.exchange(None if is_over else tracking_before)
-            if handler_before is None or is_over:
-                handler.uninstall()
-            propagate.set_global_textmap(propagator_before)
-            policy.restore(policy_before)
-
-    return captured, restore
+def _begin(before: Configured | None, watch: RequestWatch) -> CapturedTelemetry:
+    """Begin to capture, by the providers that are configured or by those of tests."""
+    arguments: Mapping[str, Any] = {}
+    if before is not None and before.signals.enabled:
+        settings, arguments, signals = before
+    else:
+        settings, signals = _own_signals()
+    captured = CapturedTelemetry(settings, arguments, signals, watch)
+    captured.tap()
+    captured.record()
+    if handler.installed() is None:
+        handler.install(_log_provider(signals))
+    active.append(captured)
+    return captured

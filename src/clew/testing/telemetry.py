@@ -1,8 +1,5 @@
 """The telemetry of a test: what the fixture `telemetry` is."""
 
-# What is private to `clew.telemetry` is shared with this module, which stands in for it.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import os
@@ -19,7 +16,6 @@ from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWrit
 from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
-from clew import telemetry as process
 from clew.delivery import deliver
 from clew.logs import tracking
 from clew.operations import pipeline
@@ -30,7 +26,7 @@ from clew.propagation.cell import request_id_in
 from clew.providers.from_settings import ProviderArguments
 from clew.providers.signals import Signals
 from clew.settings import Settings, load_settings
-from clew.telemetry import Telemetry
+from clew.telemetry import Telemetry, new_pipeline, set_policy
 from clew.testing.asked import AskedNames
 from clew.testing.calls import Call, Calls, CapturingRecorder
 from clew.testing.measurements import Measurements, MeterTap, Point, request_id_of
@@ -51,6 +47,8 @@ class CapturedTelemetry(Telemetry):
 
     def __init__(self, settings: Settings, arguments: Mapping[str, Any], signals: Signals, watch: RequestWatch) -> None:
         super().__init__(settings, arguments, signals)
+        self._providers = signals
+        self._given = arguments
         self._watch = watch
         self._calls: list[Call] = []
         self._spans: list[ReadableSpan] = []
@@ -217,7 +215,7 @@ class CapturedTelemetry(Telemetry):
 
     def force_flush(self, timeout: float = 10.0) -> bool:
         """Flush the providers of the application; what the test sees is there at once."""
-        return deliver(self._signals.foreign, closing=False, timeout=timeout)
+        return deliver(self._providers.foreign, closing=False, timeout=timeout)
 
     def end(self, *, at_exit: bool = False) -> None:
         """Do nothing: the end of the process has nothing to send of a test."""
@@ -225,13 +223,14 @@ class CapturedTelemetry(Telemetry):
     def begin_in_child(self) -> None:
         """Do nothing: what a forked child records stays there."""
 
-    def _again(self, arguments: Mapping[str, Any]) -> Telemetry:
-        if arguments != self._arguments:
+    def configured_again(self, arguments: Mapping[str, Any]) -> Telemetry:
+        """Let the settings that `configure()` is given hold for the test."""
+        if arguments != self._given:
             of_providers = {field.name for field in fields(ProviderArguments)}
             settings = {name: value for name, value in arguments.items() if name not in of_providers}
             self.settings = load_settings(os.environ, strict=True, **settings)
-            self._arguments = arguments
-            process._set_policy(self.settings)
+            self._given = arguments
+            set_policy(self.settings)
             self.record()
         return self
 
@@ -243,22 +242,22 @@ class CapturedTelemetry(Telemetry):
         tracking.exchange(
             tracking.RequestTracking(held_logs=None, canonical=True) if self.settings.logs_canonical else None
         )
-        recorder = CapturingRecorder(self._signals.meter_provider, self._calls.append, self._watch)
+        recorder = CapturingRecorder(self._providers.meter_provider, self._calls.append, self._watch)
         self._recorder = recorder
-        pipeline.use(self._pipeline(recorder))
+        pipeline.use(new_pipeline(self.settings, self._providers, recorder))
         if before is not None:
             before.is_open = True  # what runs already ends where it began
 
     def tap(self) -> None:
         """Listen to the providers that are recorded into, and to the global ones, where these are others."""
-        for provider in _distinct(self._signals.meter_provider, metrics.get_meter_provider()):
+        for provider in _distinct(self._providers.meter_provider, metrics.get_meter_provider()):
             if isinstance(provider, MeterProvider):
                 self._meter_taps.append(MeterTap(provider))
-        for provider in _distinct(self._signals.tracer_provider, trace.get_tracer_provider()):
+        for provider in _distinct(self._providers.tracer_provider, trace.get_tracer_provider()):
             if isinstance(provider, TracerProvider) and provider not in tapped:
                 tapped.add(provider)
                 provider.add_span_processor(SpanTap())
-        for provider in _distinct(self._signals.logger_provider, get_logger_provider()):
+        for provider in _distinct(self._providers.logger_provider, get_logger_provider()):
             if isinstance(provider, LoggerProvider) and provider not in tapped:
                 tapped.add(provider)
                 provider.add_log_record_processor(LogTap())
