@@ -4,9 +4,9 @@
 clew.integrations.celery.instrument()
 ```
 
-Nothing here hangs on Celery's signals before and after a task, whose handlers run in the order in which they were
-connected: a task's whole treatment by the worker is wrapped, and inside that the call of its body. Private to Celery,
-but what other instrumentations wrap too, is `celery.app.trace.build_tracer`.
+Celery's signals before and after a task are not used, since their handlers run in the order in which they were
+connected: all that a worker does for a task is wrapped, and inside that the call of its body. For this
+`celery.app.trace.build_tracer` is replaced, which is private to Celery, but which other instrumentations replace too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from clew.integrations._shared.task_runs import (
     TaskRun,
     end_process,
     exception_types_of,
-    not_handled,
+    report_not_run,
+    report_not_sent,
     run_or_none,
     take_run,
     work_on,
@@ -63,9 +64,9 @@ _wrapped: WeakSet[Any] = WeakSet()
 
 
 def instrument() -> None:
-    """Let tasks carry the request ID of who sends them, and measure each run; a second call changes nothing.
+    """Let tasks carry the request ID of their sender, and measure each run; a second call changes nothing.
 
-    To be called where the Celery application is made, in the processes that send tasks as in those that run them. A
+    Call it where the Celery application is made, both in the processes that send tasks and in those that run them. A
     message has the ID in its headers (``X-Request-ID``, or as configured) and when it was sent (``clew-sent-at``).
     Each run is an operation of the task's name (``operation.duration``), for which `Retry`, `Ignore`, `Reject` and what
     the task's own `throws` names are no failures, and how long it waited is in ``operation.time_in_queue``.
@@ -81,7 +82,7 @@ def instrument() -> None:
 
 
 def uninstrument() -> None:
-    """Let tasks be sent and run as without us; messages under way keep their headers."""
+    """Let tasks be sent and run as if we were not there; messages under way keep their headers."""
     global _is_on
     with _lock:
         _is_on = False
@@ -112,7 +113,7 @@ def _send_task_with_request(self: Any, /, *args: Any, **options: Any) -> Any:
         put_request_id(headers, functools.partial(_broker, self, args, options))
         options["headers"] = headers
     except Exception as error:
-        not_handled("sent", error)
+        report_not_sent(error)
     return _send_task(self, *args, **options)
 
 
@@ -132,7 +133,7 @@ def _build_tracer_with_request(name: str, task: Any, *args: Any, **options: Any)
     try:
         _wrap_body(task)
     except Exception as error:
-        not_handled("run", error)
+        report_not_run(error)
     tracer = _build_tracer(name, task, *args, **options)
 
     @functools.wraps(tracer)
@@ -188,7 +189,7 @@ def _due_at(request: Mapping[str, Any]) -> float | None:
 
 
 def _wrap_body(task: Any) -> None:
-    """Wrap what the tracer of `task` calls: its own `__call__` where it has one, else its `run`."""
+    """Wrap what the tracer of `task` calls: its own `__call__` where it has one, or its `run`."""
     has_call: bool = _trace.task_has_custom(task, "__call__")
     owner: Any = task.__class__ if has_call else task
     name = "__call__" if has_call else "run"
@@ -224,7 +225,7 @@ def _unwrap_body(owner: Any) -> None:
 
 
 def _then_end_process(send: Callable[..., Any]) -> Callable[..., Any]:
-    """Have what has been measured sent when all handlers of the signal are done: the process then ends abruptly."""
+    """Send what has been measured when all handlers of the signal are done, since the process then ends abruptly."""
 
     @functools.wraps(send)
     def send_and_end(*args: Any, **named: Any) -> Any:

@@ -35,7 +35,7 @@ _SERVES_ALL = (
     "multiprocessing.",
     "opentelemetry.",
 )
-"""Modules whose threads and processes serve whoever comes: they belong to no request, even if one has started them."""
+"""Modules whose threads and processes serve all callers: they belong to no request, even if one has started them."""
 
 _PROCESSES = ("multiprocessing.context", "multiprocessing.process")
 
@@ -49,8 +49,8 @@ _originals: dict[tuple[type, str], Any] = {}
 def instrument() -> None:
     """Let threads, pools and processes that are used inside a request carry it; a second call changes nothing.
 
-    A `threading.Thread` and a task of a `ThreadPoolExecutor` run in the whole OpenTelemetry Context of who started
-    them, span included. A process, a task of a `ProcessPoolExecutor` and one of a `multiprocessing` pool run in a
+    A `threading.Thread` and a task of a `ThreadPoolExecutor` run in the whole OpenTelemetry Context in which they were
+    started, span included. A process, a task of a `ProcessPoolExecutor` and one of a `multiprocessing` pool run in a
     request of the same ID. Outside a request nothing is changed.
     """
     with _lock:
@@ -61,7 +61,7 @@ def instrument() -> None:
         _replace(ThreadPoolExecutor, "submit", _submit_to_thread)
         _replace(ProcessPoolExecutor, "submit", _submit_to_process)
         for name in _POOL_METHODS:
-            _replace(Pool, name, _give_to_pool)
+            _replace(Pool, name, _submit_to_pool)
 
 
 def uninstrument() -> None:
@@ -119,8 +119,8 @@ class _InRequest:
             return self._function(*args, **kwargs)
 
 
-class _Run:
-    """Stands for the `run` of a process until it runs in the child."""
+class _RunInRequest:
+    """The `run` of a process until it is called in the child, where it enters the request first."""
 
     def __init__(self, request_id: str | None, process: BaseProcess) -> None:
         self._request_id = request_id
@@ -152,7 +152,7 @@ def _start_thread(start: Callable[..., None], thread: threading.Thread) -> None:
 def _start_process(start: Callable[..., None], process: BaseProcess) -> None:
     if _serves_all(process):
         return _start_outside(start, process)
-    process.run = _Run(request_id(), process)  # type: ignore[method-assign]
+    process.run = _RunInRequest(request_id(), process)  # type: ignore[method-assign]
     try:
         return start(process)
     finally:
@@ -160,7 +160,7 @@ def _start_process(start: Callable[..., None], process: BaseProcess) -> None:
 
 
 def _start_outside(start: Callable[..., None], worker: Any) -> None:
-    """Start what serves all in no request: a forked process keeps the Context that it was started in."""
+    """Start what serves all callers in no request: a forked process keeps the Context that it was started in."""
     before = get_current()
     try:
         make_current(with_cell(None, before))
@@ -181,14 +181,14 @@ def _submit_to_process(
     return submit(pool, _InRequest(request_id(), function), *args, **kwargs)
 
 
-def _give_to_pool(method: Callable[..., Any], pool: Any, /, *args: Any, **kwargs: Any) -> Any:
+def _submit_to_pool(method: Callable[..., Any], pool: Any, /, *args: Any, **kwargs: Any) -> Any:
     if args:
         return method(pool, _InRequest(request_id(), args[0]), *args[1:], **kwargs)
     return method(pool, **{**kwargs, "func": _InRequest(request_id(), kwargs["func"])})
 
 
 def _serves_all(worker: Any) -> bool:
-    """Tell by the function that it runs, or else by its class, whether a thread or process serves whoever comes."""
+    """Tell by the function that it runs, or by its class, whether a thread or process serves all callers."""
     target = getattr(worker, "_target", None)
     if target is not None:
         module = getattr(target, "__module__", None)

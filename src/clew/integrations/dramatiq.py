@@ -23,7 +23,7 @@ from clew.integrations._shared.task_messages import (
 from clew.integrations._shared.task_runs import (
     TaskRun,
     exception_types_of,
-    not_handled,
+    report_not_sent,
     run_or_none,
     take_run,
     work_on,
@@ -50,10 +50,10 @@ _MARK = "_clew_original"
 
 
 class RequestMiddleware(Middleware):
-    """Lets messages carry the request ID of who sends them, and measures each run of an actor.
+    """Lets messages carry the request ID of their sender, and measures each run of an actor.
 
     It may stand anywhere among the middlewares of a broker: what a worker does for a message, their handlers included,
-    is in the message's request, and the actor's function once more inside that. A message has the ID in its options,
+    is in the message's request, and so is the actor's function. A message has the ID in its options,
     under the name of the header (``X-Request-ID``, or as configured), and when it was enqueued (``clew-sent-at``). Each
     run is an operation of the actor's name (``operation.duration``), for which `Retry`, `RateLimitExceeded` and what
     the `throws` of the actor or the message names are no failures; how long it waited is in
@@ -64,11 +64,11 @@ class RequestMiddleware(Middleware):
         """Put the current request ID into a message that is sent, and the time into every one."""
         try:
             put_time_sent(message.options)
-            if request_id() is not None:  # else it is a retry, or was delayed, and keeps its own
+            if request_id() is not None:  # without one it is a retry, or was delayed, and keeps its own
                 message.options.pop(policy.header, None)
                 put_request_id(message.options, lambda: _target(broker))
         except Exception as error:
-            not_handled("sent", error)
+            report_not_sent(error)
 
     def after_declare_actor(self, broker: Broker, actor: Actor[Any, Any]) -> None:
         """Let the actor's function run inside the request of its message."""

@@ -1,6 +1,6 @@
 """The request ID on the records of `logging`, in the application's own formats and as OpenTelemetry log records.
 
-`clew.configure()` installs what sends them. For a format of one's own:
+`clew.configure()` installs a handler that sends them. For a format of your own:
 
 ```python
 logging.config.dictConfig(
@@ -20,14 +20,13 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import sys
 from typing import Any
 
 from opentelemetry.context import get_current
 
 from clew.interpreter.interruptions import let_through
 from clew.logs.canonical import LOGGER as CANONICAL
-from clew.logs.records import OWN_FIELDS, filtered
+from clew.logs.records import OWN_FIELDS, exception_info_of, filtered
 from clew.logs_bridge.handler import LogHandler, UnlockedHandler
 from clew.logs_bridge.holding import RenderedRecord, hold, size_of, snapshot
 from clew.logs_bridge.request_id import RequestIdFilter
@@ -40,8 +39,8 @@ class HoldingHandler(UnlockedHandler):
     """Passes records on to another handler when it is known that their request is worth reading about.
 
     With ``CLEW_LOGS=interesting`` the records of a request below WARNING wait in memory until the request ends, and are
-    passed on only if it has failed, lasted long, logged an error, or is among the share that is kept. Everything else
-    passes at once: WARNING and worse, what belongs to no request, everything where nothing is held.
+    passed on only if it has failed, lasted long, logged an error, or is in the sample (``CLEW_LOGS_SAMPLE_RATIO``).
+    Everything else passes at once: WARNING and worse, what belongs to no request, everything where nothing is held.
 
     A record that waits is a copy: its text and traceback have been made, `exc_info` is None and `exc_text` has the
     traceback; values of ``extra`` that may change are copied, or are their text where they cannot be. The filters of
@@ -50,7 +49,7 @@ class HoldingHandler(UnlockedHandler):
     Args:
         target: The handler that writes. It has its own level and filters, and stands in no other list of handlers. One
             that puts records into a queue is wrapped itself, not what listens to the queue.
-        level: The lowest level that is passed on; `target` has one too.
+        level: The lowest level that is passed on; `target` has a level of its own too.
 
     Raises:
         TypeError: `target` is no handler, or one that holds by itself.
@@ -107,8 +106,7 @@ def _emit(target: logging.Handler, record: logging.LogRecord) -> None:
 
 def _render_for(target: logging.Handler, record: logging.LogRecord) -> RenderedRecord | None:
     """Return a copy that stays as it is now; None where the filters of the handler do not let the record pass."""
-    record = copy.copy(record)
-    passed = filtered(target, record)
+    passed = filtered(target, copy.copy(record))
     if passed is None:
         return None
     record = passed
@@ -132,12 +130,7 @@ _FORMATTER = logging.Formatter()
 
 def _event(event: dict[Any, Any]) -> dict[Any, Any]:
     event = dict(event)
-    given: Any = event.pop("exc_info", None)
-    found: Any = given
-    if isinstance(given, BaseException):
-        found = (type(given), given, given.__traceback__)
-    elif given and not isinstance(given, tuple):
-        found = sys.exc_info()
-    if found and found[0] is not None:
-        event.setdefault("exception", _FORMATTER.formatException(found))
+    exception = exception_info_of(event.pop("exc_info", None))
+    if exception is not None:
+        event.setdefault("exception", _FORMATTER.formatException(exception))
     return {key: value if str(key).startswith("_") else snapshot(value) for key, value in event.items()}

@@ -38,7 +38,7 @@ __all__ = ["add_request_id", "holding"]
 def add_request_id(record: Any) -> None:
     """Set ``extra[request_id]`` on a record that has none, ``-`` outside a request; a patcher.
 
-    Of a record with an exception outside a request it is the ID of the request that the exception has left.
+    Outside a request, a record with an exception gets the ID of the request that the exception has left.
     """
     extra = record["extra"]
     if policy.attribute not in extra:
@@ -79,7 +79,7 @@ class _HoldingStream:
         _write(self._write, message, str(message))
 
     def _write(self, text: str) -> None:
-        with self._lock:  # loguru's own is not there when a line is let go
+        with self._lock:  # that of loguru is not held when a line is written later
             self._stream.write(text)
             if hasattr(self._stream, "flush"):
                 self._stream.flush()
@@ -101,7 +101,7 @@ class _HoldingCallable:
 
 
 def _write(function: Callable[[Any], object], message: Any, given: Any) -> None:
-    """Call `function` with what is `given`, now or later."""
+    """Call `function` with `given`, now or when the request of `message` has ended."""
     level: int = message.record["level"].no
 
     def render() -> RenderedRecord:

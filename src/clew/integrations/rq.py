@@ -18,7 +18,7 @@ from clew.integrations._shared.task_messages import put_request_id, redis_target
 from clew.integrations._shared.task_runs import (
     TaskRun,
     end_process,
-    not_handled,
+    report_not_sent,
     run_or_none,
     take_run,
     work_on,
@@ -48,9 +48,9 @@ _perform_job: Callable[..., Any] = _Worker.perform_job
 
 
 def instrument() -> None:
-    """Let jobs carry the request ID of who makes them, and measure each run; a second call changes nothing.
+    """Let jobs carry the request ID in which they are made, and measure each run; a second call changes nothing.
 
-    To be called in the processes that enqueue jobs, and before the worker starts in those that run them. A job has the
+    Call it in the processes that enqueue jobs, and before the worker starts in those that run them. A job has the
     ID in its `meta`, under the name of the header (``X-Request-ID``, or as configured). Each run is an operation of the
     function's name (``operation.duration``), and how long it waited is in ``operation.time_in_queue``. The process that
     RQ forks for a job sends what it has measured before it ends, within ``CLEW_SHUTDOWN_TIMEOUT``.
@@ -62,7 +62,7 @@ def instrument() -> None:
 
 
 def uninstrument() -> None:
-    """Let jobs be made and run as without us; those under way keep their `meta`."""
+    """Let jobs be made and run as if we were not there; those under way keep their `meta`."""
     with _lock:
         _Job.create = classmethod(_create)
         _Job.perform = _perform
@@ -77,7 +77,7 @@ def _create_with_request(cls: Any, /, *args: Any, **options: Any) -> Any:
         put_request_id(meta, lambda: redis_target(job.connection))
         job.meta = meta
     except Exception as error:
-        not_handled("sent", error)
+        report_not_sent(error)
     return job
 
 
@@ -111,7 +111,7 @@ def _perform_in_run(self: Any) -> Any:
 def _import_function_of(job: Any) -> None:
     """Import the job's function where functions are measured by name, so that it is known whether this one is.
 
-    What fails here fails once more when the job is performed, which says it; a job whose time is over ends here.
+    What fails here fails again when the job is performed, and is reported there; a job whose time is up ends here.
     """
     if "clew.by_name" not in sys.modules:
         return

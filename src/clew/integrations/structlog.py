@@ -14,13 +14,13 @@ structlog.configure(logger_factory=clew.integrations.structlog.HoldingLoggerFact
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, MutableMapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry.context import get_current
 
+from clew.logs.records import exception_info_of
 from clew.logs_bridge.holding import RenderedRecord, hold, size_of, snapshot
 from clew.logs_bridge.request_id import request_id_now
 from clew.policy import policy
@@ -51,32 +51,22 @@ _LEVELS = {
 def add_request_id(_logger: Any, _method_name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Set ``request_id`` on an event that has none; a processor, to stand before the renderer.
 
-    Of an event with ``exc_info`` outside a request it is the ID of the request that the exception has left. Outside a
-    request otherwise nothing is set.
+    Outside a request, an event with ``exc_info`` gets the ID of the request that the exception has left, and any other
+    event gets none.
     """
     if policy.attribute not in event:
-        name = request_id_now(_error(event.get("exc_info")))
+        exception = exception_info_of(event.get("exc_info"))
+        name = request_id_now(None if exception is None else exception[1])
         if name is not None:
             event[policy.attribute] = name
     return event
 
 
-def _error(exc_info: object) -> BaseException | None:
-    if isinstance(exc_info, BaseException):
-        return exc_info
-    if isinstance(exc_info, tuple):
-        parts = cast("tuple[object, ...]", exc_info)
-        error = parts[1] if len(parts) == 3 else None
-    else:
-        error = sys.exc_info()[1] if exc_info else None
-    return error if isinstance(error, BaseException) else None
-
-
 class HoldingLoggerFactory:
     """Makes loggers whose lines wait until it is known that their request is worth reading about.
 
-    What waits is what the last processor has made: a text, as a rule. Which lines wait and when they are written is as
-    for `clew.integrations.logging.HoldingHandler`.
+    What waits is what the last processor has made, usually a text. Which lines wait and when they are written is as for
+    `clew.integrations.logging.HoldingHandler`.
 
     Args:
         factory: Makes the loggers that write: ``PrintLoggerFactory()``, ``WriteLoggerFactory(…)``,

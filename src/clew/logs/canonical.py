@@ -1,4 +1,4 @@
-"""The canonical log line: one record a request that tells what it was, how long it took, how it ended, what was in it.
+"""The canonical log line: one record a request that says what it was, how long it took, how it ended, what was in it.
 
 It is a record of `logging` at INFO, of the logger ``clew.canonical``, and goes wherever such records go.
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 LOGGER = "clew.canonical"
 
 MOST_OPERATIONS = 50
-"""How many names of operations stand on one line; the runs of further ones are added up under `FURTHER`."""
+"""How many operations one line has by name; the runs of further ones are added up under `FURTHER`."""
 
 MOST_VALUES = 50
-"""How many names of values, set or noted, stand on one line."""
+"""How many values, set or noted, one line has."""
 
 LONGEST_TEXT = 1_000
-"""How many characters of a value."""
+"""How many characters a value has at most."""
 
 FURTHER = "(further operations)"
 
@@ -52,12 +52,12 @@ class Line:
         self._runs: dict[str, _Runs] = {}
         self._values: dict[str, Value] = {}
 
-    def begins(self, name: str) -> None:
-        """Learn of an operation that is inside of no other."""
+    def name_after(self, name: str) -> None:
+        """Name the line after an operation that is inside no other, unless it has a name already."""
         if self._outermost is None:
             self._outermost = name
 
-    def add(self, name: str, seconds: float, *, is_failure: bool) -> None:
+    def add_run(self, name: str, seconds: float, *, is_failure: bool) -> None:
         """Add a run of an operation that has ended."""
         self._add(name, 1, int(is_failure), seconds)
 
@@ -71,9 +71,9 @@ class Line:
             found.failed += failed
             found.seconds += seconds
         if is_further and name != FURTHER:
-            _say_cut(runs)
+            _warn_of_cut(runs)
 
-    def tell(self, values: Mapping[str, Value]) -> None:
+    def add_values(self, values: Mapping[str, Value]) -> None:
         """Add values that an operation has set or noted; of several of one name the last one counts."""
         cut = 0
         with self._lock:
@@ -86,18 +86,18 @@ class Line:
                     value = value[:LONGEST_TEXT]
                 self._values[name] = value
         if cut:
-            _say_cut(cut)
+            _warn_of_cut(cut)
 
-    def take_in(self, line: Line) -> None:
+    def merge(self, line: Line) -> None:
         """Add all that another line has gathered."""
         if line._outermost is not None:
-            self.begins(line._outermost)
+            self.name_after(line._outermost)
         with line._lock:  # work that outlives its request may go on
             found = [(name, runs.count, runs.failed, runs.seconds) for name, runs in line._runs.items()]
             values = dict(line._values)
         for runs in found:
             self._add(*runs)
-        self.tell(values)
+        self.add_values(values)
 
     def write(
         self, request_id: str, seconds: float, failure: str | None, name: str | None, attributes: Mapping[str, Any]
@@ -126,7 +126,7 @@ class Line:
             fields["error.type"] = failure
         if operations:
             fields["request.operations"] = operations
-        for key, value in values.items():  # one that is a field already gets something in front
+        for key, value in values.items():  # one that has the name of a field gets something in front
             fields[f"value.{key}" if key in fields or key in OWN_FIELDS else key] = value
         vars(record).update(fields)
         passed = filtered(logger, record)
@@ -140,7 +140,7 @@ def _is_disabled_by_accident(logger: logging.Logger) -> bool:
     return logger.disabled and is_let_through
 
 
-def _say_cut(number: int) -> None:
+def _warn_of_cut(number: int) -> None:
     count("canonical.cut", number)
     warn_once(
         "canonical.cut",
@@ -154,22 +154,22 @@ def _say_cut(number: int) -> None:
 
 # the level
 
-_has_level = False
+_is_level_ours = False
 
 
-def let_pass() -> None:
-    """Let the lines pass where the application has set no level for their logger."""
-    global _has_level
+def set_level() -> None:
+    """Set the level of the logger to INFO where the application has set none."""
+    global _is_level_ours
     logger = logging.getLogger(LOGGER)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
-        _has_level = True
+        _is_level_ours = True
 
 
-def stop() -> None:
-    """Take back what `let_pass` has done."""
-    global _has_level
+def reset_level() -> None:
+    """Undo what `set_level` has done."""
+    global _is_level_ours
     logger = logging.getLogger(LOGGER)
-    if _has_level and logger.level == logging.INFO:
+    if _is_level_ours and logger.level == logging.INFO:
         logger.setLevel(logging.NOTSET)
-    _has_level = False
+    _is_level_ours = False

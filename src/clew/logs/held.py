@@ -22,7 +22,7 @@ RECORDS_PER_REQUEST = 1_000
 BYTES_PER_REQUEST = 256 * 1024
 RECORDS_IN_ALL = 20_000
 BYTES_IN_ALL = 16 * 1024 * 1024
-"""What may be held, of one request and of all in the process; over these the oldest is dropped."""
+"""What may be held, of one request and of all in the process; beyond that the oldest is dropped."""
 
 LONGEST_HELD = 60.0
 """In seconds: a request that has a record held longer than this keeps all its records, and is not held any more."""
@@ -43,11 +43,11 @@ class HeldRequest:
     """The records of one request, from when it is entered until it is decided what becomes of them.
 
     Args:
-        enclosing: Where a request is entered again under its own ID: what is held of it further out, which goes on to
-            hold what this one would drop.
+        enclosing: Where a request is entered again under its own ID: what is held of it further out, which
+            goes on to hold what this one would drop.
 
     Attributes:
-        is_kept: What was decided: None as long as nothing is.
+        is_kept: What was decided; None until then.
         is_left_to_enclosing: Whether that is for the enclosing one to decide.
     """
 
@@ -67,7 +67,7 @@ class HeldRequest:
 
         Args:
             level: By the numbers of `logging`.
-            render: Makes it ready to be sent later; None where there is nothing to be sent.
+            render: Makes it ready to be sent later, or returns None where there is nothing to be sent.
         """
         if level >= logging.ERROR:
             self._keep_all()
@@ -95,7 +95,7 @@ class HeldRequest:
             self._held_logs.decide_postponed()
 
     def end(self, *, is_kept: bool) -> None:
-        """Decide at the end of the request, which is kept too where it has lasted long."""
+        """Decide at the end of the request, which is also kept if it has lasted long."""
         self.decide(is_kept=is_kept or time.monotonic() - self._started > self._held_logs.slow)
 
     def in_charge(self) -> HeldRequest:
@@ -106,7 +106,7 @@ class HeldRequest:
         return held
 
     def leave_to_enclosing(self) -> HeldRequest | None:
-        """Return what has the say in place of this one where that is still undecided, which later records go to."""
+        """Return the enclosing one that decides in place of this one now; None where there is none, or it drops all."""
         enclosing = None if self._enclosing is None else self._enclosing.in_charge()
         if enclosing is None or enclosing.is_kept is False:
             return None
@@ -124,7 +124,7 @@ class HeldLogs:
 
     Args:
         slow: In seconds: a request that lasts longer is kept.
-        sample_ratio: From 0 to 1: the ratio of requests that are kept whatever happens, by their IDs.
+        sample_ratio: From 0 to 1: the ratio of requests that are kept in any case, chosen by their IDs.
     """
 
     def __init__(self, *, slow: float, sample_ratio: float) -> None:
@@ -145,7 +145,7 @@ class HeldLogs:
         is_kept = True if is_sampled(request_id, self.sample_ratio) else None
         if enclosing is not None:
             enclosing = enclosing.in_charge()
-            if enclosing.is_kept is not None:  # so it decides on nothing any more, and need not be kept in memory
+            if enclosing.is_kept is not None:  # it has decided, so it need not be kept in memory
                 is_kept, enclosing = is_kept or enclosing.is_kept or None, None
         return HeldRequest(self, is_kept=is_kept, enclosing=enclosing)
 
@@ -171,7 +171,7 @@ class HeldLogs:
             finally:
                 self._is_busy = False
         if dropped:
-            _say_dropped(dropped)
+            _warn_of_dropped(dropped)
         if not is_watched:
             self._watch_in_thread()
         self.decide_postponed()
@@ -195,7 +195,7 @@ class HeldLogs:
         return dropped
 
     def _remove(self, record: _HeldRecord) -> bool:
-        """Hold a record no more, or return False where it was not held: what removes it may send it."""
+        """Hold a record no longer, or return False where it was not held. The caller that removes it may send it."""
         held = record.held
         held.records.pop(record.number, None)
         if self._records.pop(record.number, None) is None:
@@ -218,7 +218,7 @@ class HeldLogs:
             finally:
                 self._is_busy = False
         if dropped:
-            _say_dropped(dropped)
+            _warn_of_dropped(dropped)
         return [record.rendered for record in records]
 
     def _settle(self, held: HeldRequest, is_kept: bool) -> tuple[list[_HeldRecord], int]:
@@ -287,7 +287,7 @@ class HeldLogs:
     # the end
 
     def close(self) -> None:
-        """Send all that is held, and hold nothing any more."""
+        """Send all that is held, and hold nothing from now on."""
         # in the handler of a signal the lock may be held by the code that it interrupts
         locked = self._lock.acquire(timeout=_LONGEST_WAIT)
         try:
@@ -304,11 +304,11 @@ class HeldLogs:
         send_within(_LONGEST_WAIT, [one for one in rendered if one.may_wait])
 
     def renewed(self) -> HeldLogs:
-        """Return one like this that holds nothing yet."""
+        """Return a new one with the same settings, which holds nothing yet."""
         return HeldLogs(slow=self.slow, sample_ratio=self.sample_ratio)
 
     def forget(self) -> None:
-        """Drop all that is held, and hold nothing any more: in a forked child, since it is the parent's to decide on.
+        """Drop all that is held, and hold nothing from now on: in a forked child, since the parent decides on it.
 
         The thread that had the lock in the parent is not there.
         """
@@ -322,7 +322,7 @@ def _number(record: _HeldRecord) -> int:
     return record.number
 
 
-def _say_dropped(number: int) -> None:
+def _warn_of_dropped(number: int) -> None:
     count("held_logs.dropped", number)
     warn_once(
         "held_logs.dropped",

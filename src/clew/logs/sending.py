@@ -11,7 +11,7 @@ from clew.interpreter.interruptions import let_through
 
 
 class Sendable(Protocol):
-    """A record made ready to be sent later: its text, its traceback and its values are what they were when it came."""
+    """A record that is ready to be sent later: its text, traceback and values are as they were when it was logged."""
 
     @property
     def size(self) -> int:
@@ -20,7 +20,7 @@ class Sendable(Protocol):
 
     @property
     def may_wait(self) -> bool:
-        """Whether sending may wait for a lock of the application's."""
+        """Whether sending it may have to wait for a lock of the application's."""
         ...
 
     @property
@@ -30,20 +30,20 @@ class Sendable(Protocol):
 
 
 def send(records: Iterable[Sendable]) -> None:
-    """Send records; never raises: one that cannot be sent is counted, and that is logged once."""
+    """Send records, and never raise: each one that cannot be sent is counted, and the first is logged."""
     for record in records:
         try:
             record.send()
         except Exception as error:
             let_through(error)
-            _say_not_sent(1, f"{type(error).__name__}: {error}")
+            _warn_of_unsent(1, f"{type(error).__name__}: {error}")
 
 
 def send_within(seconds: float, records: list[Sendable]) -> None:
-    """Send records in a thread of its own, which is left behind when the time is over.
+    """Send records in a thread of its own, which is left behind when the time is up.
 
-    In the handler of a signal, the code that it interrupts may have the lock of the handler that a record goes to; so
-    may it have those of `threading`, which is not used.
+    The code that a signal interrupts may hold the lock of the handler that a record goes to. It may also hold those of
+    `threading`, which is therefore not used.
     """
     if not records:
         return
@@ -63,10 +63,10 @@ def send_within(seconds: float, records: list[Sendable]) -> None:
     except RuntimeError:  # the interpreter ends, or there are as many threads as there may be
         run()
     if not over.acquire(timeout=seconds):
-        _say_not_sent(left, "where it goes to is busy at the end of the process")
+        _warn_of_unsent(left, "where it goes to is busy at the end of the process")
 
 
-def _say_not_sent(number: int, reason: str) -> None:
+def _warn_of_unsent(number: int, reason: str) -> None:
     count("held_logs.not_sent", number)
     warn_once(
         ("held_logs.not_sent", reason),

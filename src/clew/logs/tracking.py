@@ -1,7 +1,7 @@
 """What is kept of each request until it ends, where that is asked for: the log records that are held, and what its
-canonical line is going to tell.
+canonical line will say.
 
-Nothing here exists, nor costs anything, unless ``CLEW_LOGS=interesting`` or ``CLEW_LOGS_CANONICAL`` is set.
+Nothing here exists, or costs anything, unless ``CLEW_LOGS=interesting`` or ``CLEW_LOGS_CANONICAL`` is set.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class RequestTracking:
 
     def __init__(self, *, held_logs: HeldLogs | None, canonical: bool) -> None:
         if canonical:
-            import_module("clew.logs.canonical")  # now, since what interrupted that later would find it half done
+            import_module("clew.logs.canonical")  # now: what interrupts a later import would find it half done
         self.held_logs = held_logs
         self.canonical = canonical
 
     def release_held(self) -> None:
-        """Send all that is held, and hold nothing any more."""
+        """Send all that is held, and hold nothing from now on."""
         if self.held_logs is not None:
             self.held_logs.close()
 
     def renewed(self) -> RequestTracking:
-        """Return one like this that knows of no request yet."""
+        """Return the same settings with no request tracked yet."""
         held_logs = None if self.held_logs is None else self.held_logs.renewed()
         return RequestTracking(held_logs=held_logs, canonical=self.canonical)
 
@@ -90,7 +90,7 @@ class TrackedRequest:
         Args:
             failure: The ``error.type`` of a request that has failed.
             name: What the request was, such as ``GET /orders/{id}``; None for the name of its outermost operation.
-            attributes: What else the line tells of it.
+            attributes: Further attributes for the line.
         """
         if self._is_over:
             return
@@ -102,10 +102,10 @@ class TrackedRequest:
             line = self.line
             if line is not None and self.is_current:
                 if self._enclosing is not None and self._enclosing.line is not None and not self._enclosing._is_over:
-                    self._enclosing.line.take_in(line)
+                    self._enclosing.line.merge(line)
                 else:
                     line.write(self._request_id, seconds, failure, name, attributes or {})
-            self._enclosing = None  # which would keep its own, and so on
+            self._enclosing = None  # which would keep its own enclosing one alive, and so on
         except Exception as error:
             report_failure("canonical.not_written", error, "The end of a request could not be recorded in the logs")
 
@@ -140,7 +140,7 @@ def use(held_logs: HeldLogs | None, *, canonical: bool) -> None:
 
 
 def release_held() -> None:
-    """Send all that is held, and hold nothing any more."""
+    """Send all that is held, and hold nothing from now on."""
     if current is not None:
         current.release_held()
 
@@ -152,11 +152,11 @@ def exchange(tracking: RequestTracking | None) -> RequestTracking | None:
     if tracking is not None and tracking.canonical:
         from clew.logs import canonical
 
-        canonical.let_pass()
+        canonical.set_level()
     elif before is not None and before.canonical:
         from clew.logs import canonical
 
-        canonical.stop()
+        canonical.reset_level()
     return before
 
 

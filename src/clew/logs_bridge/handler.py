@@ -65,7 +65,7 @@ class LogHandler(UnlockedHandler):
     """Sends records as OpenTelemetry log records through a LoggerProvider, with the ID of their request.
 
     Args:
-        logger_provider: Where they go; of the OpenTelemetry API, each `logging` logger is a scope.
+        logger_provider: Where they go, of the OpenTelemetry API; each logger of `logging` is a scope there.
         level: The lowest level that is sent.
 
     Body, severity, attributes (``extra``, ``code.*``, ``exception.*``, ``request_id``) and the trace context follow
@@ -79,7 +79,7 @@ class LogHandler(UnlockedHandler):
         self._loggers: dict[str, Any] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send `record`, or let its request hold it; never raises, what fails is counted and logged once."""
+        """Send `record`, or let its request hold it; never raise: a failure is counted and logged once."""
         context = get_current()
         if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY):
             return
@@ -107,7 +107,7 @@ class LogHandler(UnlockedHandler):
             report_failure("log.not_sent", error, "A log record could not be sent")
 
     def _logger(self, name: str) -> Any:
-        """Return OpenTelemetry's logger of that name; asked for once, since that takes locks of the provider."""
+        """Return OpenTelemetry's logger of that name, which is remembered: the provider takes locks to look it up."""
         let_enter_again(self._logger_provider)
         found = self._logger_provider.get_logger(name)
         if len(self._loggers) < _MOST_LOGGERS:
@@ -138,12 +138,12 @@ def install(logger_provider: LoggerProvider, level: int | str = logging.NOTSET) 
     """Send the records of all loggers through `logger_provider`, as a handler on the root logger would.
 
     The handler stands in no list of handlers, so that `basicConfig`, `dictConfig`, `fileConfig`, the handler of last
-    resort and whoever takes the root logger over see what they would see without it, and leave it in place. Of a record
-    that a LoggingHandler of OpenTelemetry's sends too, this one sends nothing. Called again, the new one replaces the
-    old one.
+    resort and any code that replaces the root logger's handlers see what they would see without it, and leave it in
+    place. A record that a LoggingHandler of OpenTelemetry's sends too is not sent a second time. Called again, the new
+    handler replaces the old one.
 
     Returns:
-        The handler: levels and filters may be set on it as on any.
+        The handler: levels and filters may be set on it as on any other.
     """
     global _installed
     handler = LogHandler(logger_provider, level)
@@ -160,7 +160,7 @@ def installed() -> LogHandler | None:
 
 
 def uninstall() -> None:
-    """Send no records any more; nothing happens where nothing is installed."""
+    """Send no records from now on; nothing happens where no handler is installed."""
     global _installed
     with _lock:
         _installed = None

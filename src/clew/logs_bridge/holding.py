@@ -1,6 +1,6 @@
 """Log records that a request holds: how one is offered to its request, and made ready to be sent later.
 
-The handlers of `logging`, structlog and loguru have this in common.
+What is held of `logging`, structlog and loguru is held in this way.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def hold(context: Context, level: int, render: Callable[[], Sendable | None]) ->
     Args:
         context: The one that the record was made in.
         level: By the numbers of `logging`.
-        render: Makes the record ready to be sent later; called only where it is held. None where it is to be dropped.
+        render: Makes the record ready to be sent later, or returns None to have it dropped. It is called only where
+            the record is held.
     """
     if tracking.current is None:
         return False

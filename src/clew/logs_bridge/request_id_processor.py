@@ -1,4 +1,4 @@
-"""The request ID on OpenTelemetry's log records, whoever emits them: a processor for a LoggerProvider."""
+"""The request ID on OpenTelemetry's log records, whatever emits them: a processor for a LoggerProvider."""
 
 from __future__ import annotations
 

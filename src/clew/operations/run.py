@@ -190,7 +190,7 @@ class Run:
     def _set_on_line(self, attributes: Mapping[str, Value]) -> None:
         request = None if self._tracked is None else self._tracked.request
         if request is not None and request.line is not None and request.is_current:
-            request.line.tell(attributes)
+            request.line.add_values(attributes)
 
     def fail(self, reason: object) -> None:
         """Mark the run as failed, for a reason that becomes its ``error.type``."""

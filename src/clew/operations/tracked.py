@@ -43,7 +43,7 @@ class TrackedOperation:
         elif self._is_outermost:  # its steps run in the Context of its consumer
             request.generators += 1
         if self._is_outermost and request.line is not None:
-            request.line.begins(name)
+            request.line.name_after(name)
 
     def end(self, seconds: float, error_type: str | None) -> None:
         """Tell the request how the operation has ended."""
@@ -51,7 +51,7 @@ class TrackedOperation:
         if self._is_outermost and error_type is not None and self._cell.failure is None:
             self._cell.failure = error_type
         if self.request.line is not None and self.request.is_current:  # not that of a parent, whose thread may hold it
-            self.request.line.add(self._name, seconds, is_failure=error_type is not None)
+            self.request.line.add_run(self._name, seconds, is_failure=error_type is not None)
 
     def leave(self) -> None:
         """Be no longer the innermost operation."""

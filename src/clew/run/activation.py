@@ -36,7 +36,7 @@ SERVERS = {
 
 
 def activate() -> None:
-    """Switch on the integration of each framework when it is imported, now where it is there; call it once."""
+    """Switch on the integration of each framework when it is imported, or now if it has been; to be called once."""
     import_module("clew.integrations.concurrency").instrument()
     for name, function in INTEGRATIONS.items():
         after_import(name, _switch(function))
@@ -49,7 +49,7 @@ def _switch(path: str) -> Callable[[ModuleType], None]:
 
     def switch(_: ModuleType) -> None:
         integration = import_module(f"clew.integrations.{module}")
-        if hasattr(integration, function):  # else it is just importing what it needs, and this call is one of several
+        if hasattr(integration, function):  # without it, it is still importing what it needs, and will be called again
             getattr(integration, function)()
 
     return switch

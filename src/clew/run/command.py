@@ -20,7 +20,7 @@ class CannotRunError(Exception):
 
 
 def run(program: str, arguments: Sequence[str]) -> int:
-    """Replace this process by `program`; signals, standard streams and the exit status are the program's own.
+    """Replace this process by `program`; signals, standard streams and the exit status are then those of the program.
 
     Where a process cannot be replaced (Windows), it is waited for, and its exit status is returned.
 
@@ -45,7 +45,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
 
 
 def environment_for(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the program: `environ`, the variables that are unset there, and where Python starts."""
+    """Return the environment of the program: `environ`, our defaults for what is unset, and where Python starts."""
     environment = {**environ, **defaults(environ)}
     folders = [folder for folder in environ.get("PYTHONPATH", "").split(os.pathsep) if folder and folder != STARTUP]
     environment["PYTHONPATH"] = os.pathsep.join([STARTUP, *folders])

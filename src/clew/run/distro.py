@@ -1,7 +1,7 @@
 """Our part of opentelemetry-instrument: the entry points ``clew`` of its distros and configurators.
 
 They act only where ``OTEL_PYTHON_DISTRO`` or ``OTEL_PYTHON_CONFIGURATOR`` names them. Where these are unset, the first
-entry point that is found acts, which may be one of ours; that then leaves the start to the others.
+entry point that is found acts. Where that is one of ours, it leaves the start to the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clew.run.start import CONFIGURATOR, DISTRO, NAME, configure, defaults, is_n
 
 
 def distro() -> Any:
-    """Return the distro where it is named, else None, which opentelemetry-instrument passes over."""
+    """Return the distro where it is named, or None, which opentelemetry-instrument passes over."""
     if not is_named(DISTRO):
         return None
     base: Any = import_module("opentelemetry.instrumentation.distro").BaseDistro
@@ -33,7 +33,7 @@ class Configurator:
     """Configures `clew` from the environment, and switches on its integrations."""
 
     def configure(self, **kwargs: Any) -> None:
-        """Configure where we are named; else leave it to the configurator that would act without us.
+        """Configure where we are named; where we are not, leave it to the configurator that would act without us.
 
         Raises:
             ConfigurationError: Settings are wrong, and ``CLEW_STRICT`` is true.

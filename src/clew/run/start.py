@@ -32,7 +32,7 @@ _is_begun = False
 
 
 def defaults(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a start without code sets where they are unset or empty."""
+    """Return the variables that a start without code sets: those of its own that are unset or empty in `environ`."""
     return {name: value for name, value in _DEFAULTS.items() if not environ.get(name, "").strip()}
 
 
@@ -54,24 +54,24 @@ def begin() -> None:
 
 
 def _initialize_contrib() -> None:
-    """Switch contrib's instrumentations on, without its warning for each configurator that nobody has asked for."""
+    """Switch contrib's instrumentations on, without its warning for each configurator that was not asked for."""
     import logging
     from importlib import import_module
 
     logger = logging.getLogger(f"{_CONTRIB}._load")
-    logger.addFilter(_is_worth_saying)
+    logger.addFilter(_is_worth_logging)
     try:
         import_module(_CONTRIB).initialize()
     finally:
-        logger.removeFilter(_is_worth_saying)
+        logger.removeFilter(_is_worth_logging)
 
 
-def _is_worth_saying(record: logging.LogRecord) -> bool:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
     return not (is_named(CONFIGURATOR) and str(record.msg).startswith("Configuration of %s not loaded"))
 
 
 def configure() -> None:
-    """Configure `clew`, unless another configurator is named, and let the integrations be switched on; each once.
+    """Configure `clew`, unless another configurator is named, and let the integrations be switched on, once each.
 
     Raises:
         ConfigurationError: Settings are wrong, and ``CLEW_STRICT`` is true.
@@ -98,7 +98,7 @@ def is_named(variable: str) -> bool:
 def _is_left_alone() -> bool:
     """Tell whether this is one of the processes that serve `multiprocessing` itself.
 
-    A child that the fork server forks is one of the program's, and begins when it is forked.
+    A child that the fork server forks is a process of the program, and begins when it is forked.
     """
     arguments = sys.orig_argv
     if any(helper in argument for argument in arguments for helper in _HELPERS):

@@ -29,7 +29,7 @@ from clew.propagation.ids import accept, new_request_id, remember
 R = TypeVar("R")
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-"""In seconds, up to four hours: a queue may be worked off at night."""
+"""In seconds, up to four hours: some queues are worked off at night."""
 
 time_in_queue = histogram(
     "operation.time_in_queue",
@@ -41,16 +41,16 @@ time_in_queue = histogram(
 
 
 class TaskRun:
-    """One run of a task. The block around it is what the worker does for it; `call` runs the task's body in it.
+    """One run of a task. The block is all that the worker does for it; `call` runs the task's body inside the block.
 
     Args:
         name: The task's name, which names the operation.
-        found: What the message has for a request ID, whatever that is, or None. An eager run, which has no message,
+        found: What the message has as a request ID, whatever it is, or None. An eager run, which has no message,
             takes it over even where incoming ones are not trusted.
         is_eager: Whether the caller itself runs the task, so that it belongs to the caller's request.
         due_at: When the run could have begun at the earliest, in seconds since 1970; None where that is not known.
         queue: The name of the queue that the message was in, or None.
-        expected: Exceptions that are no failure of the task.
+        expected: Exceptions that are no failures of the task.
     """
 
     __slots__ = ("_before", "_cell", "_due_at", "_expected", "_name", "_queue", "_within", "request_id")
@@ -148,16 +148,16 @@ _about_to_begin: Variable[tuple[object, TaskRun]] = Variable("clew-task")
 
 
 def run_or_none(make: Callable[[], TaskRun]) -> TaskRun | None:
-    """Return the run that `make` makes; None, counted and logged once, where that fails."""
+    """Return the run that `make` makes, or None where that fails, which is counted and logged once."""
     try:
         return make()
     except Exception as error:
-        not_handled("run", error)
+        report_not_run(error)
         return None
 
 
 def work_on(task: object, run: TaskRun, work: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-    """Call `work`, all that a worker does for `task`, in its run, which the task's body is a part of."""
+    """Call `work`, which is all that a worker does for `task`, inside the task's run."""
     before = _about_to_begin.get()
     try:
         _about_to_begin.set((task, run))
@@ -168,7 +168,7 @@ def work_on(task: object, run: TaskRun, work: Callable[..., R], /, *args: Any, *
 
 
 def take_run(task: object) -> TaskRun | None:
-    """Return the run that the body of `task`, which is called just now, is a part of; None where it is of none."""
+    """Return the run that the body of `task` begins in, once; None where it is called as a plain function."""
     found = _about_to_begin.get()
     if found is None or found[0] is not task:
         return None
@@ -183,7 +183,7 @@ def _is_measured_by_name(operation: str) -> bool:
 
 
 def operation_name(name: object) -> str:
-    """Return `name` as the name of an operation: what may not stand in one is replaced, what is too long cut off."""
+    """Return `name` as the name of an operation: what is not allowed in one is replaced, what is too long cut off."""
     text = str(name)
     if not text.isprintable():
         text = "".join(character if character.isprintable() else "?" for character in text)
@@ -196,9 +196,14 @@ def exception_types_of(throws: Any) -> tuple[type[BaseException], ...]:
     return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseException))
 
 
-def not_handled(what: str, error: Exception) -> None:
-    """Count and say once that a message or a run goes on without its request."""
-    report_failure(f"task.{what}_failed", error, "A task could not be %s with its request, and goes on without", what)
+def report_not_sent(error: Exception) -> None:
+    """Report that a task is sent without what its message should carry for us."""
+    report_failure("task.sent_failed", error, "A task could not be sent with its request, and goes on without")
+
+
+def report_not_run(error: Exception) -> None:
+    """Report that a task runs in no request of ours, and is not measured."""
+    report_failure("task.run_failed", error, "A task could not be run with its request, and goes on without")
 
 
 def end_process() -> None:

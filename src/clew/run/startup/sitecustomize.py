@@ -25,7 +25,7 @@ def _begin() -> None:
     try:
         from clew.run.start import begin
     except Exception as error:  # of a Python without clew, or too old for it
-        # said by the program itself alone (`MAIN_PROCESS`): other interpreters that it starts have their own packages
+        # written by the program itself alone (`MAIN_PROCESS`): other interpreters it starts have packages of their own
         if os.environ.get("_CLEW_RUN_MAIN_PROCESS") == str(os.getpid()):
             sys.stderr.write("clew: %s starts without telemetry: %s\n" % (sys.executable, error))  # noqa: UP031
         return
