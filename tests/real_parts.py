@@ -58,18 +58,26 @@ def eventually(ask: Callable[[], Value], *, what: str, timeout: float = 60.0) ->
 # Every part that runs in this test process; what a conftest.py shows the logs of when a test fails.
 running: list[Program] = []
 
-_ports_given: set[int] = set()
+# For each port that was given away: the same number of UDP is taken, which nobody wants, until this process ends.
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, never the same twice, below those of outgoing connections."""
+    """A loopback port that nobody listens on, below those of outgoing connections.
+
+    It is never given twice, also not to the test processes that run beside this one.
+    """
     while True:
         port = random.SystemRandom().randint(15_000, 31_000)
-        if port in _ports_given:
-            continue
         with socket.socket() as attempt, suppress(OSError):
             attempt.bind(("127.0.0.1", port))
-            _ports_given.add(port)
+            reservation = socket.socket(type=socket.SOCK_DGRAM)
+            try:
+                reservation.bind(("127.0.0.1", port))
+            except OSError:
+                reservation.close()
+                continue
+            _reserved.append(reservation)
             return port
 
 
