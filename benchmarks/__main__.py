@@ -114,7 +114,7 @@ def _measured(options: argparse.Namespace) -> Run:
 
 
 def _recorder() -> str:
-    """Return the name of the recorder that `clew.configure()` chose, so that nobody mistakes one's figures."""
+    """Return the name of the recorder that `clew.configure()` chose, so that figures are not mistaken."""
     from clew.operations import pipeline
 
     return type(getattr(pipeline.current, "recorder", None)).__name__

@@ -25,7 +25,7 @@ def run(*arguments: str) -> Any:
     """Run the interpreter with `arguments` and return what it printed, as JSON.
 
     Raises:
-        RuntimeError: It failed; with the end of what it said.
+        RuntimeError: It failed; with the end of its standard error.
     """
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False

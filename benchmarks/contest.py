@@ -28,7 +28,7 @@ class Plan:
 
     Attributes:
         rounds: In each, every contestant has one turn.
-        turn_ns: How long a turn shall be, in nanoseconds.
+        turn_ns: How long a turn is to be, in nanoseconds.
         collects_garbage: Whether Python's cyclic garbage collector stays on during the turns.
     """
 
@@ -99,7 +99,7 @@ def contest(
 def _used_heap() -> list[object]:
     """Return objects that keep free places for small objects of every size between them, as a program's heap has.
 
-    In some runs single contestants were dearer by 0.8 us, or twice that, in every round. It was not proven, but looked
+    In some runs single contestants cost 0.8 us more, or twice that, in every round. It was not proven, but looked
     like an allocator at its edge, where a call takes a new arena from the system and gives it back; these prevent that.
     """
     objects: list[object] = []

@@ -44,7 +44,7 @@ class Recorded:
     Attributes:
         counts: How many calls each of its instruments knows of.
         request_id: Whether it has kept an exemplar with the request ID; None where it does not claim to.
-        running: How many calls it believes to be running; None where it does not count them.
+        running: How many calls it counts as running; None where it does not count them.
     """
 
     counts: Mapping[str, int]

@@ -1,4 +1,4 @@
-"""What `clew` promises of its cost, held against what a run has measured."""
+"""What `clew` promises about its cost, compared with what a run has measured."""
 
 from __future__ import annotations
 

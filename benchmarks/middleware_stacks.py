@@ -1,7 +1,7 @@
 """The contestants of `python -m benchmarks.middleware`: one application each, inside a middleware or inside none.
 
-All do the same: take the request ID over or make one, put it on the response, put it on the one log record that the
-application makes. The record goes to a handler that only looks whether the ID is there.
+All do the same: accept the request ID or make one, put it on the response, put it on the one log record that the
+application makes. The record goes to a handler that only checks whether the ID is there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from time import thread_time_ns
 from typing import Any
 
 GIVEN = "f47ac10b58cc4372a5670e02b2c3d479"
-"""The request ID that comes in; a UUID, since the others take no other by default."""
+"""The request ID that comes in; a UUID, since the others accept nothing but UUIDs by default."""
 
 HEADER = "x-request-id"
 
 
 class Sink(logging.Handler):
-    """Takes records, and remembers the ID of the last one."""
+    """Receives records, and remembers the ID of the last one."""
 
     def __init__(self, attribute: str = "request_id", *filters: Any) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ def wsgi_stack(interface: str, key: str, label: str, app: Any, sink: Sink, is_me
 
 
 class HandWrittenWsgi:
-    """The same for WSGI; the ID stays until the next request, as in most that one finds."""
+    """The same for WSGI; the ID stays until the next request, as in most such middlewares."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -12,7 +12,7 @@ from benchmarks.statistics import Spread
 from benchmarks.threads import Threaded
 
 AGAINST = ("minimum", "sdk-request-id", "prometheus-bound")
-"""Those whose cost every other cost is divided by in the table; of coroutine functions another minimum."""
+"""Those whose cost every other cost is divided by in the table; for coroutine functions another minimum."""
 
 ASYNC_MINIMUM = {"coroutine function": "minimum-async"}
 

@@ -28,7 +28,7 @@ KEYS = (
     "sdk-histogram-request-id",
     "prometheus-bound",
 )
-"""Those who are asked; all are functions."""
+"""Those that are measured; all are functions."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Threaded:
         one, four: Million calls per second, of one thread, and of four together.
         ratio: Of the throughputs, paired within rounds.
         ratio_of_work: The same per second of processor time: what is lost to work (handing locks over, sharing caches),
-            not to waiting. Other programs on the machine leave it alone.
+            not to waiting. Other programs on the machine do not disturb it.
         done: How many calls were made in all.
         lost: How many of them are not in what was recorded; None where nothing is recorded.
     """

@@ -23,7 +23,7 @@ class Field:
 
     Attributes:
         contestants: In the order of the table.
-        readings: To be collected between rounds, so that exemplars begin anew as they do in a running service.
+        readings: To be collected between rounds, so that exemplars start afresh as they do in a running service.
         missing: What is left out, and why.
     """
 
@@ -42,7 +42,7 @@ class Field:
 
 
 def before_configure() -> Field:
-    """Return those that are asked before `clew.configure()` is called."""
+    """Return those that are measured before `clew.configure()` is called."""
     return Field([*hand_written.baselines(), *hand_written.empty_wrappers(), *clew_forms.disabled()])
 
 

@@ -1,4 +1,4 @@
-"""The bare calls, and the least that measuring can cost in pure Python: what everybody else is compared to."""
+"""The bare calls, and the least that measuring can cost in pure Python: what all others are compared to."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Shard:
     """What one thread has measured: buckets, sum, smallest, largest, exemplars, and how many calls have begun.
 
     How many are running is how many have begun less those in the buckets, over all shards: one addition a call. Each
-    bucket keeps the largest measurement since the last collection, so the Context is asked for the request ID a few
+    bucket keeps the largest measurement since the last collection, so the Context is read for the request ID a few
     times an interval. (To look at a clock instead, "at most one in 10 ms", was tried and costs 40 ns more.)
     """
 
@@ -81,7 +81,7 @@ class Shard:
         self.exemplars: list[tuple[int, int, str | None] | None] = [None] * _BUCKETS
 
     def keep(self, bucket: int, duration: int) -> None:
-        """Keep an exemplar: only here is the Context asked for the request ID."""
+        """Keep an exemplar: only here is the Context read for the request ID."""
         self.largest_of[bucket] = duration
         self.exemplars[bucket] = (duration, time_ns(), clew.request_id())
 

@@ -2,8 +2,8 @@
 
 ``python -m shop prepare`` makes the databases that they need.
 
-Where telemetry goes is said by environment variables alone: ``OTEL_SERVICE_NAME``, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and
-their kin. This module is all that the shop does for it, beside the measuring itself.
+Where telemetry goes is set by environment variables alone: ``OTEL_SERVICE_NAME``, ``OTEL_EXPORTER_OTLP_ENDPOINT`` and
+so on. This module is all that the shop does for it, beside the measuring itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def set_up_logs() -> None:
 
 
 def serve(program: str, port: int) -> None:
-    """Serve one of the two web applications on loopback until told to stop; uvicorn logs the address."""
+    """Serve one of the two web applications on loopback until a signal stops it; uvicorn logs the address."""
     import uvicorn
 
     from shop import front, payments

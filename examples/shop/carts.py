@@ -1,4 +1,4 @@
-"""What customers have put aside."""
+"""The customers' carts."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _tier(cart: Cart) -> dict[str, str]:
 def check_out(connection: sqlite3.Connection, till: Till, cart: Cart, card: str) -> Order:
     """Reserve what is in a cart, take the money, and let the worker send it.
 
-    What the customer can put right is no failure of the shop; all else is.
+    What the customer can put right is no failure of the shop; anything else is.
 
     Raises:
         EmptyCart: The cart is empty.

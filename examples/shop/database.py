@@ -73,7 +73,7 @@ def create(file: Path, schema: str) -> None:
 def connect(file: Path) -> sqlite3.Connection:
     """Open the database; every statement outside `transaction` is one of its own.
 
-    A request is served by whichever thread is free, one after the other: hence `check_same_thread`.
+    A request is served by any free thread, one after the other: hence `check_same_thread`.
     """
     connection = sqlite3.connect(file, timeout=60, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row

@@ -116,7 +116,7 @@ def show(place: Path, requests: int, seconds: float, seed: int) -> int:
 
 
 def report_on(store: Path) -> dict[str, Any]:
-    """What ``clew report`` says."""
+    """The output of ``clew report``."""
     answer: dict[str, Any] = json.loads(ask("report", "--store", str(store), "--format", "json") or "{}")
     return answer
 
@@ -154,7 +154,7 @@ def customers(requests: int) -> Generator[Callable[[int], None]]:
 
 
 def ask(*arguments: str) -> str:
-    """What ``clew`` prints when asked this."""
+    """What ``clew`` prints for these arguments."""
     asked = subprocess.run(
         [*CLEW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, timeout=180
     )

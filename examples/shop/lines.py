@@ -2,8 +2,8 @@
 
 python examples/shop/lines.py [--requests 3000] [--seconds 30] [--seed 1]
 
-Each program goes on writing every line to its own log file; what is sent by OTLP, and kept by ``clew local``, is what
-its requests let go.
+Each program still writes every line to its own log file; what is sent by OTLP, and kept by ``clew local``, are the
+held lines of the requests that are worth reading.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Lines:
 
 
 def main() -> int:
-    """Run the shop and tell; the exit status is 1 where a line of a failed request is missing."""
+    """Run the shop and print the result; the exit status is 1 where a line of a failed request is missing."""
     parser = argparse.ArgumentParser(description="How many log lines of the shop remain with CLEW_LOGS=interesting.")
     parser.add_argument("--requests", type=int, default=3_000, help="how many requests (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the load lasts (default: %(default)g)")
@@ -88,7 +88,7 @@ def run(folder: Path, *, requests: int, seconds: float, seed: int, slow: float =
         slow: In seconds: a request that lasts longer keeps its lines.
 
     Raises:
-        NotReady: A program did not start, or the worker did not come to an end.
+        NotReady: A program did not start, or the worker did not finish.
     """
     settings = {"CLEW_LOGS": "interesting", "CLEW_LOGS_SLOW": f"{slow:g}"}
     with local_collector(folder) as collector:

@@ -3,7 +3,7 @@
     python -m shop.load http://127.0.0.1:8000 --requests 3000 --seconds 30 --seed 7 --format json
 
 The seed decides who comes when, what each looks for, buys and pays with; only the answers are the shop's own. It sends
-exactly as many requests as asked for, unless its time is over first, and tells what was answered, exactly.
+exactly as many requests as asked for, unless its time is over first, and reports the answers exactly.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ BAD_CARD = "400000000000" + DECLINED
 PAUSE = 0.15
 """In seconds: how long a customer looks at a page, on average."""
 AT_ONCE = 40
-"""How many customers are in the shop at most; the others wait at the door."""
+"""How many customers are in the shop at most; the others wait."""
 PATIENCE = 120.0
 """In seconds: how long a customer waits for an answer. Nobody leaves early, or the counts could not be exact."""
 IDLE = 2.0
-"""In seconds: how long a connection is kept for the next request. The server keeps it 5 s; whoever sends one just when
-the other side gives up loses it."""
+"""In seconds: how long a connection is kept for the next request. The server keeps it 5 s; a request that is sent
+just when the other side closes the connection is lost."""
 OVERTIME = 60.0
-"""In seconds: so long after the last customer should have come no further request is sent."""
+"""In seconds: this long after the last customer should have come no further request is sent."""
 
 
 @dataclass(frozen=True)
 class Answered:
     """One request that was sent: `status` is the answer's, or the name of what went wrong without one.
 
-    `request_id` is what the shop called the request, `was_named` whether the customer sent that name. `started` is in
+    `request_id` is the one in the shop's answer, `was_named` whether the customer sent it. `started` is in
     seconds since 1970, `duration` in seconds.
     """
 
@@ -320,13 +320,13 @@ async def _drive(
 ) -> Sent:
     sent = Sent(seed)
     began = time.perf_counter()
-    door = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(AT_ONCE)
     limits = httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=IDLE)
     async with httpx.AsyncClient(base_url=front, timeout=PATIENCE, limits=limits, trust_env=False) as client:
 
         async def come(visit: Visit) -> None:
             await asyncio.sleep(visit.start)
-            async with door:
+            async with places:
                 customer = Customer(client, visit.name, sent)
                 for pause, step in zip(visit.pauses, visit.steps, strict=True):
                     await asyncio.sleep(pause)

@@ -68,7 +68,7 @@ provider = Provider(sick=os.environ.get("SHOP_PROVIDER_SICK", "").lower() == "tr
 
 @app.post("/payments", status_code=201)
 def pay(books: Books, payment: Payment) -> dict[str, str]:
-    """Take the money: 201, or 402 where the card is declined, or 503 where the provider is away."""
+    """Take the money: 201, or 402 where the card is declined, or 503 where the provider is unavailable."""
     try:
         accepted = take(books, payment)
     except ProviderUnavailable:

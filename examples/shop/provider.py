@@ -1,4 +1,4 @@
-"""The payment provider, which is somebody else's: this module stands for it, and its delays are simulated.
+"""The payment provider, which is another company's: this module stands for it, and its delays are simulated.
 
 A real shop would call a bank here. On a good day it answers in a few milliseconds; when it is sick, as one of the
 payments instances finds it during the example's sick hour, it takes its time, and now and then gives up.

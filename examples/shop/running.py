@@ -24,13 +24,13 @@ from shop import database, jobs, load, payments, seed
 
 EXAMPLES = Path(__file__).resolve().parent.parent
 CLEW = (sys.executable, "-m", "clew.cli")
-"""The command ``clew``, whatever the PATH says."""
+"""The command ``clew`` of this interpreter, not that of the PATH."""
 PAYMENTS_INSTANCES = ("payments-1", "payments-2")
 
 START = 90.0
 """In seconds: how long a program may take to be ready."""
 END = 60.0
-"""In seconds: how long a program may take to end when told to; after that it is killed."""
+"""In seconds: how long a program may take to end when asked to; after that it is killed."""
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ def running_shop(
     """Run the shop, sending its telemetry to an OTLP endpoint; it ends with the block.
 
     Args:
-        endpoint: The address that takes OTLP by `protocol`, without a path.
+        endpoint: The address that receives OTLP by `protocol`, without a path.
         folder: An empty folder for its databases and log files.
         protocol: How OTLP is sent.
         settings: Further environment variables, such as ``{"OTEL_METRIC_EXPORT_INTERVAL": "500"}``.
@@ -177,7 +177,7 @@ def running_shop(
 
 @dataclass(frozen=True)
 class LocalCollector:
-    """A running ``clew local``: where it takes OTLP over HTTP and gRPC, and the file it keeps."""
+    """A running ``clew local``: where it receives OTLP over HTTP and gRPC, and its store."""
 
     http: str
     grpc: str

@@ -1,4 +1,4 @@
-"""What stands in the shop on the first morning: its products, and the orders of the past."""
+"""What is in the shop on the first morning: its products, and the orders of the past."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 TIMEOUT = 60.0
 """In seconds: longer than the payment provider takes on its worst day, since a payment given up may still be made."""
 IDLE = 2.0
-"""In seconds: how long a connection is kept for the next payment. The service keeps it 5 s; whoever asks just when the
-other side gives up gets no answer."""
+"""In seconds: how long a connection is kept for the next payment. The service keeps it 5 s; a request that is sent
+just when the other side closes the connection gets no answer."""
 
 
 class CardDeclined(Exception):
@@ -28,7 +28,7 @@ class PaymentsUnavailable(Exception):
 
 
 def client() -> httpx.Client:
-    """A client for the payments service: no proxy, and the request ID goes along."""
+    """A client for the payments service: no proxy, and the request ID goes with each call."""
     return clew.integrations.httpx.instrument(
         httpx.Client(trust_env=False, timeout=TIMEOUT, limits=httpx.Limits(keepalive_expiry=IDLE))
     )
@@ -48,7 +48,7 @@ class Till:
 
         Raises:
             CardDeclined: The card is not good for it.
-            PaymentsUnavailable: The service is away, ill, or answers what it should not.
+            PaymentsUnavailable: The service is unavailable, or its answer makes no sense.
         """
         with clew.measure("charge card", expected=CardDeclined) as charging:
             charging.note("order.id", order_id)

@@ -1,6 +1,6 @@
 """The worker: packs what was paid and hands it to a carrier. Start it with ``python -m shop worker``.
 
-``SHOP_DATABASE`` names the SQLite file in which the front leaves its jobs. It ends after the job at hand when told to.
+``SHOP_DATABASE`` names the SQLite file in which the front leaves its jobs. It ends after the job at hand when asked to.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def pack(connection: sqlite3.Connection, order_id: str) -> int:
 
 
 def main() -> None:
-    """Do jobs until told to stop."""
+    """Do jobs until asked to stop."""
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
