@@ -40,11 +40,11 @@ PROPERTIES = {"__class__", "code", "args", "__module__", "__name__", "__mro__", 
 }
 
 
-def members(names: frozenset[str], trouble: type[Exception]) -> dict[str, Any]:
+def members(names: frozenset[str], error: type[Exception]) -> dict[str, Any]:
     """Return the members of a class of which each of `names` raises."""
 
     def raising(*_: object, **__: object) -> Any:
-        raise trouble("raised on purpose")
+        raise error("raised on purpose")
 
     return {name: property(raising) if name in PROPERTIES else raising for name in names}
 
@@ -56,11 +56,11 @@ class Recipe:
     base: type
     raising: frozenset[str]
     raising_in_metaclass: frozenset[str]
-    trouble: type[Exception]
+    error: type[Exception]
 
     def make(self) -> Any:
-        made = type("Meta", (type,), members(self.raising_in_metaclass, self.trouble))(
-            "Hostile", (self.base,), members(self.raising, self.trouble)
+        made = type("Meta", (type,), members(self.raising_in_metaclass, self.error))(
+            "Hostile", (self.base,), members(self.raising, self.error)
         )
         return self.base.__new__(made)  # type: ignore[call-overload]
 

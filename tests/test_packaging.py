@@ -163,8 +163,8 @@ def test_an_integration_whose_framework_is_missing_names_its_extra(module: str, 
         assert done.stdout == "imported\n"
         return
     (framework,) = frameworks
-    said = f"clew.integrations.{module} needs {framework}: pip install 'clew[{module}]'\n"
-    assert done.stdout.casefold() == said.casefold()
+    message = f"clew.integrations.{module} needs {framework}: pip install 'clew[{module}]'\n"
+    assert done.stdout.casefold() == message.casefold()
 
 
 def test_no_module_of_the_core_imports_an_integration_s_framework_or_the_local_collector() -> None:

@@ -31,14 +31,14 @@ def asked(messages, window=WINDOW, compare=WINDOW):
     """Store exports and ask for the report."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clew.sqlite"
-        said: list[str] = []
+        reported: list[str] = []
         store = WritableStore(path)
-        writer = Writer(store, Retention(None, 2**30, said.append), said.append)
+        writer = Writer(store, Retention(None, 2**30, reported.append), reported.append)
         for message in messages:
             writer.write(otlp.metrics(message, "request_id")).result(10)
         writer.close()
         store.close()
-        assert said == []
+        assert reported == []
         with contextlib.closing(LocalSource(path)) as source:
             yield report(source, window, compare)
 

@@ -191,9 +191,9 @@ def log_lines(draw):
 
 
 def store_of(path, messages):
-    said: list[str] = []
+    reported: list[str] = []
     store = WritableStore(path)
-    writer = Writer(store, Retention(None, 2**30, said.append), said.append)
+    writer = Writer(store, Retention(None, 2**30, reported.append), reported.append)
     for message in messages:
         rows = {
             ExportMetricsServiceRequest: otlp.metrics,
@@ -203,7 +203,7 @@ def store_of(path, messages):
         writer.write(rows(message, "request_id")).result(10)
     writer.close()
     store.close()
-    assert said == []
+    assert reported == []
 
 
 def run(*arguments, **environment):
@@ -245,9 +245,9 @@ def test_every_question_answers_whatever_was_stored_and_nothing_of_it_acts_in_th
             ("around", asked),
             ("around", at, "--window", CENTURY),
         ):
-            shown, said = run(*question, "--store", path, COLUMNS=str(columns))
+            shown, reported = run(*question, "--store", path, COLUMNS=str(columns))
             assert harmless(shown)
-            assert harmless(said)
+            assert harmless(reported)
             coloured, _ = run(*question, "--store", path, COLUMNS=str(columns), FORCE_COLOR="1", TERM="xterm-256color")
             assert harmless(COLOURS.sub("", coloured))
             answer, _ = run(*question, "--store", path, "--format", "json")
@@ -297,12 +297,12 @@ def interleaved(exports, now, writers, steps, start=0):
 
 
 @pytest.mark.parametrize("writers", [2, 3, 4])
-def test_several_writers_that_send_as_one_are_told(stored, clew, exports, now, writers):
+def test_several_writers_that_send_as_one_are_reported(stored, clew, exports, now, writers):
     stored.send(*interleaved(exports, now, writers, 10))
     for question in (("report",), ("around", to_rfc3339(now), "--window", "5m")):
-        said = clew(*question, "--store", stored.store).stderr
-        assert "too many calls are counted of checkout of shop" in said
-        assert "service.instance.id" in said
+        reported = clew(*question, "--store", stored.store).stderr
+        assert "too many calls are counted of checkout of shop" in reported
+        assert "service.instance.id" in reported
 
 
 @settings(max_examples=30, deadline=None)
@@ -317,5 +317,5 @@ def test_one_process_that_restarts_is_not_taken_for_several(exports, lives, more
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clew.sqlite"
         store_of(path, messages)
-        _, said = run("report", "--store", path)
-        assert said == ""
+        _, reported = run("report", "--store", path)
+        assert reported == ""

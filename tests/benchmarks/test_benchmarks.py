@@ -149,12 +149,12 @@ def test_machine_python_and_package_versions_are_in_the_output(finished: Finishe
     assert machine["cores"] >= 1
     assert machine["packages"]["opentelemetry-sdk"]
     assert machine["recorder"] != "NoneType"
-    for said in (
+    for shown in (
         machine["python"],
         machine["recorder"],
         f"opentelemetry-sdk {machine['packages']['opentelemetry-sdk']}",
     ):
-        assert said in finished.text
+        assert shown in finished.text
     assert "A SMOKE RUN" in finished.text
 
 

@@ -26,9 +26,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_an_unknown_command_is_named_beside_those_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(arguments, capsys)
+    message = refused(arguments, capsys)
     for command in ("local", "report", "follow", "around"):
-        assert command in said
+        assert command in message
 
 
 def test_without_a_command_the_answer_is_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +39,7 @@ def test_without_a_command_the_answer_is_what_there_is(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["follow"], "ID"),
         (["report", "--window", "soon"], "soon"),
@@ -48,11 +48,11 @@ def test_without_a_command_the_answer_is_what_there_is(capsys: pytest.CaptureFix
         (["local", "--http-port", "70000"], "70000"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said in refused(arguments, capsys)
+def test_a_wrong_argument_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(arguments, capsys)
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0

@@ -100,7 +100,7 @@ def test_a_sender_that_trusts_another_authority_does_not_connect(
     assert send(protocol, gateway, metrics_message("elsewhere"), elsewhere) == "no connection"
 
 
-def test_the_health_check_and_the_metrics_of_itself_answer_on_loopback(gateway: Collector) -> None:
+def test_the_health_check_and_its_own_metrics_answer_on_loopback(gateway: Collector) -> None:
     assert get(gateway.health_url).status == 200
     page = get(gateway.own_metrics_url).text
     for signal, exporter in [("metrics", "otlp_http/metrics"), ("traces", "otlp_http"), ("logs", "otlp_http")]:
@@ -156,7 +156,7 @@ def test_what_was_acknowledged_survives_a_missing_backend_and_a_sudden_end(parts
     eventually(lambda: _all_arrived(expected, backend), what="all acknowledged exports arrive", timeout=90)
 
 
-def test_a_full_queue_tells_senders_to_come_again_and_loses_nothing_it_took(parts: Parts, tmp_path: Path) -> None:
+def test_a_full_queue_makes_senders_retry_and_loses_nothing_it_accepted(parts: Parts, tmp_path: Path) -> None:
     backend_port = free_port()
     place = _place(tmp_path, f"http://127.0.0.1:{backend_port}")
     gateway = parts.collector("gateway.yaml", **place.settings, COLLECTOR_QUEUE_BYTES="4000")

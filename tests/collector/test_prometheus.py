@@ -193,7 +193,7 @@ def test_a_prometheus_that_scrapes_the_page_has_the_exact_counts_and_traces_with
     assert {one["labels"]["trace_id"] for one in found} <= {one.trace_id for one in recorded}
 
 
-def test_an_ended_process_s_last_export_arrives_though_prometheus_was_away_longer_than_one_attempt(
+def test_an_ended_process_s_last_export_arrives_though_prometheus_was_unreachable_for_longer_than_one_attempt(
     parts: Parts,
 ) -> None:
     port = free_port()
@@ -231,7 +231,7 @@ def test_delta_senders_have_exact_counts_and_only_the_first_export_s_exemplars(r
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_spans_and_log_lines_are_taken_and_their_dropping_is_said(road: Road, protocol: Protocol) -> None:
+def test_spans_and_log_lines_are_received_and_their_dropping_is_logged(road: Road, protocol: Protocol) -> None:
     assert send(protocol, road.collector, traces_message("dropped")) == "taken"
     assert send(protocol, road.collector, logs_message("dropped")) == "taken"
     for signal in ("traces", "logs"):

@@ -175,7 +175,7 @@ def test_not_a_number_is_one_value(recorded: Recorded) -> None:
 
 
 @pytest.mark.parametrize("name", ["operation.name", "error.type", "request_id", "otel.anything", "", 7])
-def test_reserved_and_impossible_names_are_ignored_and_said_once(
+def test_reserved_and_impossible_names_are_ignored_and_logged_once(
     recorded: Recorded, caplog: pytest.LogCaptureFixture, name: Any
 ) -> None:
     for _ in range(2):
@@ -209,7 +209,7 @@ def test_past_its_budget_an_operation_keeps_its_totals_and_leaves_others_alone(
 
 
 @pytest.mark.parametrize("is_function", [False, True], ids=["blocks", "functions"])
-def test_a_handler_that_measures_what_it_does_can_be_told_of_an_overflow(
+def test_a_handler_that_measures_what_it_does_can_receive_the_warning_of_an_overflow(
     configured: Callable[..., Recorded], is_function: bool
 ) -> None:
     recorded = configured(cardinality_limit=2)

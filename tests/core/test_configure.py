@@ -216,7 +216,7 @@ def test_not_strict_wrong_settings_are_logged_once_and_treated_as_unset(
     assert "CLEW_SPANS is 'perhaps'; allowed: true or false" in record.getMessage()
 
 
-def test_whether_to_be_strict_can_be_said_in_code_and_wins_over_the_variable(
+def test_whether_to_be_strict_can_be_set_in_code_and_wins_over_the_variable(
     nowhere: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CLEW_STRICT", "true")
@@ -514,15 +514,15 @@ def test_at_info_one_line_says_what_goes_where_how_and_how_often(
     monkeypatch.setenv("CLEW_SHUTDOWN_TIMEOUT", "0")
     with caplog.at_level(logging.INFO, logger="clew"):
         clew.configure().shutdown(0)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    assert said == (
+    (logged,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert logged == (
         "shop sends metric points to http://***@127.0.0.1:1/v1/metrics (http/protobuf) every 15 s, "
         "spans to 127.0.0.1:4317 (grpc) every 5 s, "
         "log records to http://***@127.0.0.1:1/v1/logs (http/protobuf) every 1 s"
     )
 
 
-def test_where_nothing_is_sent_that_is_said(nowhere: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_is_sent_that_is_logged(nowhere: None, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="clew"):
         clew.configure(resource={"service.name": "quiet"})
     assert [record.getMessage() for record in caplog.records] == ["quiet sends nothing"]

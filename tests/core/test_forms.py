@@ -174,7 +174,7 @@ def test_a_task_that_is_returned_is_that_very_task(recorded: Recorded) -> None:
     assert recorded.calls("starts") == {None: 3, "asyncio.exceptions.CancelledError": 2}
 
 
-def test_a_future_that_failed_unseen_is_still_told_of_by_asyncio(recorded: Recorded) -> None:
+def test_a_future_that_failed_unseen_is_still_reported_by_asyncio(recorded: Recorded) -> None:
     told: list[str] = []
 
     @clew.measure("starts")

@@ -137,17 +137,17 @@ def test_an_exception_leaves_as_it_is_whatever_its_class_does(
 @given(
     form=st.sampled_from(FORMS),
     recipe=st.one_of(objects, exceptions),
-    door=st.sampled_from(["value", "mapping", "computed value", "computed mapping", "failed", "returned"]),
+    place=st.sampled_from(["value", "mapping", "computed value", "computed mapping", "failed", "returned"]),
 )
 def test_a_call_is_measured_whatever_it_is_given_or_returns(
-    telemetry: Recorded, form: str, recipe: Recipe | Real, door: str
+    telemetry: Recorded, form: str, recipe: Recipe | Real, place: str
 ) -> None:
     operation = f"is given {next(numbers)}"
     value = recipe.make()
-    if form == "block" and door != "mapping":
-        door = "value"
-    if form == "async generator" and door in ("failed", "returned"):
-        door = "value"
+    if form == "block" and place != "mapping":
+        place = "value"
+    if form == "async generator" and place in ("failed", "returned"):
+        place = "value"
     arguments: dict[str, Any] = {
         "value": lambda: {"attributes": {"tier": value}},
         "mapping": lambda: {"attributes": Pairs(value)},
@@ -155,8 +155,8 @@ def test_a_call_is_measured_whatever_it_is_given_or_returns(
         "computed mapping": lambda: {"attributes": lambda: value},
         "failed": lambda: {"failed": lambda _: value},
         "returned": lambda: {"failed": lambda result: result},
-    }[door]()
-    result = value if door == "returned" else object()
+    }[place]()
+    result = value if place == "returned" else object()
 
     for _ in range(3):
         returned, raised = outcome(form, clew.measure(operation, **arguments), lambda: result)
@@ -179,7 +179,7 @@ class Pairs(dict[str, Any]):
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(recipes=st.tuples(objects, objects), told=st.sampled_from(["set", "set name", "note", "note name", "fail"]))
-def test_a_block_goes_on_whatever_it_is_told(telemetry: Recorded, recipes: tuple[Any, Any], told: str) -> None:
+def test_a_block_goes_on_whatever_it_is_given(telemetry: Recorded, recipes: tuple[Any, Any], told: str) -> None:
     operation = f"is told {next(numbers)}"
     value, other = recipes[0].make(), recipes[1].make()
     for one in (value, other, value):

@@ -694,7 +694,7 @@ def test_a_callable_judges_exceptions_by_their_value(configured: Callable[..., R
     assert recorded.calls("look up") == {None: 2, "KeyError": 2}
 
 
-def test_an_expected_callable_that_raises_means_a_failure_said_once(
+def test_an_expected_callable_that_raises_means_a_failure_logged_once(
     recorded: Recorded, caplog: pytest.LogCaptureFixture
 ) -> None:
     @clew.measure("judged badly", expected=lambda error: error.status == 404)

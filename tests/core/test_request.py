@@ -72,7 +72,7 @@ def test_ids_are_unique_over_forks() -> None:
 
 
 @given(st.text(alphabet=ALLOWED, min_size=1, max_size=118))
-def test_every_valid_id_is_taken_over(value: str) -> None:
+def test_every_valid_id_is_accepted(value: str) -> None:
     with clew.request(value) as request_id:
         assert request_id == value == clew.request_id()
 
@@ -95,7 +95,7 @@ def test_anything_else_is_replaced_and_never_raises(value: Any) -> None:
         assert set(request_id) <= set(ALLOWED)
 
 
-def test_what_is_replaced_is_counted_and_said_once_without_its_characters(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_replaced_is_counted_and_logged_once_without_its_characters(caplog: pytest.LogCaptureFixture) -> None:
     from clew import diagnostics
 
     diagnostics._warned.discard("request_id.replaced")

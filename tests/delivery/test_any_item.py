@@ -327,7 +327,7 @@ def test_what_is_left_out_is_found_though_the_encoders_logger_is_off(http: HttpE
     assert [each.value.string_value for each in span.attributes] == ["\\ud800"]
 
 
-def test_resources_and_scopes_of_others_are_mended_too(http: HttpEndpoint) -> None:
+def test_resources_and_scopes_of_others_are_corrected_too(http: HttpEndpoint) -> None:
     (exporter,) = metric_exporters(load_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": http.url}))
     reader = PeriodicReader(exporter, interval=3600)  # type: ignore[arg-type]
     provider = MeterProvider([reader], resource=Resource({"odd": 2**64, "fine": "yes"}), shutdown_on_exit=False)

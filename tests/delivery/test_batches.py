@@ -97,7 +97,7 @@ def test_what_waits_goes_when_the_delay_is_over(traced: Any) -> None:
     eventually(lambda: made.exporter.batches == [["a"]])
 
 
-def test_what_does_not_fit_into_the_queue_is_dropped_counted_and_said_once(
+def test_what_does_not_fit_into_the_queue_is_dropped_counted_and_logged_once(
     traced: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = traced(batch_size=2, queue_size=3)
@@ -109,8 +109,8 @@ def test_what_does_not_fit_into_the_queue_is_dropped_counted_and_said_once(
     made.exporter.hold.set()
     assert made.provider.force_flush()
     assert [name for batch in made.exporter.batches for name in batch] == ["a", "b", "c", "d", "e"]
-    (said,) = caplog.records
-    assert "spans are dropped: the queue of 3 is full" in said.getMessage()
+    (logged,) = caplog.records
+    assert "spans are dropped: the queue of 3 is full" in logged.getMessage()
 
 
 def test_a_span_that_is_not_sampled_is_not_sent(traced: Any) -> None:

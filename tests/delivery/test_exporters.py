@@ -215,7 +215,7 @@ def test_the_client_shows_its_certificate(telemetry: Any, tmp_path: Path, protoc
     endpoint.close()
 
 
-def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
+def test_a_refusing_endpoint_is_logged_once_a_signal_and_again_when_it_works(
     telemetry: Any, protocol: str, one_attempt: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with refusing() as port:
@@ -224,11 +224,11 @@ def test_a_refusing_endpoint_is_said_once_a_signal_and_again_when_it_works(
         for _ in range(3):
             made.record()
             assert not made.deliver()
-    said = warnings_of(caplog)
-    assert len(said) == 3
+    logged = warnings_of(caplog)
+    assert len(logged) == 3
     for kind, path in [("metric points", "metrics"), ("spans", "traces"), ("log records", "logs")]:
         where = f"127.0.0.1:{port}" if protocol == "grpc" else f"http://127.0.0.1:{port}/v1/{path}"
-        (one,) = [text for text in said if text.startswith(kind)]
+        (one,) = [text for text in logged if text.startswith(kind)]
         assert f"{kind} cannot be delivered to {where}: " in one
         assert "refused" in one
     assert made.lost == {"metric points": 0, "spans": 3, "log records": 3}  # the totals come with the next export
@@ -266,7 +266,7 @@ def test_a_silent_endpoint_is_given_up_at_the_timeout(
     assert made.lost == {"metric points": 0, "spans": 1, "log records": 1}
 
 
-def test_an_endpoint_that_speaks_another_protocol_is_said_once(
+def test_an_endpoint_that_speaks_another_protocol_is_logged_once(
     telemetry: Any, protocol: str, one_attempt: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with talking(garbage) as port:
@@ -305,7 +305,7 @@ def test_an_http_answer_that_is_no_success_is_a_failure_with_its_reason(
     assert made.lost == {"metric points": int(is_refused), "spans": 1, "log records": 1}
 
 
-def test_what_an_endpoint_says_beside_a_success_is_said_once(
+def test_what_an_endpoint_says_beside_a_success_is_logged_once(
     telemetry: Any, http: HttpEndpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = ExportMetricsServiceResponse(partial_success=ExportMetricsPartialSuccess(error_message="use delta"))
@@ -326,7 +326,7 @@ def test_a_backend_that_answers_in_json_is_understood(telemetry: Any, http: Http
     assert made.deliver()
 
 
-def test_an_endpoint_that_is_busy_is_tried_again(telemetry: Any, http: HttpEndpoint) -> None:
+def test_an_endpoint_that_is_busy_is_retried(telemetry: Any, http: HttpEndpoint) -> None:
     http.answers = [(503, {"retry-after": "0"}, b""), (429, {"retry-after": "0.05"}, b"")]
     made = telemetry({"OTEL_EXPORTER_OTLP_ENDPOINT": http.url})
     made.counter.add(1)
@@ -353,7 +353,7 @@ def test_a_call_that_grpc_refuses_for_good_is_not_repeated(
     assert "gRPC UNAUTHENTICATED: who are you?" in warnings_of(caplog)[0]
 
 
-def test_what_the_endpoint_rejects_of_a_batch_is_counted_and_said_once(
+def test_what_the_endpoint_rejects_of_a_batch_is_counted_and_logged_once(
     telemetry: Any, endpoint: Any, environ: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     partial = ExportMetricsPartialSuccess(rejected_data_points=1, error_message="too many series")
@@ -367,8 +367,8 @@ def test_what_the_endpoint_rejects_of_a_batch_is_counted_and_said_once(
     assert not made.reader.force_flush()
     assert not made.reader.force_flush()
     assert made.lost["metric points"] == 2
-    (said,) = warnings_of(caplog)
-    assert "took 1 of 2 metric points and refused the rest: too many series" in said
+    (logged,) = warnings_of(caplog)
+    assert "took 1 of 2 metric points and refused the rest: too many series" in logged
 
 
 def test_the_exporters_of_opentelemetry_are_quiet_in_our_hands_and_loud_in_others(
@@ -381,8 +381,8 @@ def test_the_exporters_of_opentelemetry_are_quiet_in_our_hands_and_loud_in_other
         with ours.get_tracer("test").start_as_current_span("a"):
             pass
         assert not ours.force_flush(60_000)
-        (said,) = warnings_of(caplog)
-        assert said.startswith("spans cannot be delivered to OTLPSpanExporter: Failed to export traces")
+        (logged,) = warnings_of(caplog)
+        assert logged.startswith("spans cannot be delivered to OTLPSpanExporter: Failed to export traces")
         caplog.clear()
         theirs = TracerProvider(shutdown_on_exit=False)
         theirs.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=target, timeout=0.2)))

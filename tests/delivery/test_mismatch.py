@@ -90,6 +90,6 @@ def test_the_first_message_names_what_is_wrong(
         assert not caplog.records
         return
     assert time.monotonic() - started < 30, "it was tried again and again"
-    (said,) = [record.getMessage() for record in caplog.records]
+    (logged,) = [record.getMessage() for record in caplog.records]
     for what in wrong:
-        assert what in said
+        assert what in logged

@@ -215,7 +215,7 @@ def test_a_part_that_is_refused_costs_no_other(telemetry: Any, endpoint: Any, en
     assert arrived == [name for name in names if name in arrived]
 
 
-def test_a_part_that_is_tried_again_lets_the_others_go_and_nothing_is_sent_twice(
+def test_a_part_that_is_retried_does_not_hold_up_the_others_and_nothing_is_sent_twice(
     telemetry: Any, endpoint: Any, environ: dict[str, str]
 ) -> None:
     made = telemetry(environ)

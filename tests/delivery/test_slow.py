@@ -79,7 +79,7 @@ def environment(port: int, protocol: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("talk", SLOW)
-def test_an_export_is_over_in_time_is_told_about_and_the_next_one_arrives(
+def test_an_export_is_over_in_time_is_logged_and_the_next_one_arrives(
     telemetry: Any, protocol: str, talk: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with talking(SLOW[talk]) as port:

@@ -528,7 +528,7 @@ def test_each_reader_begins_its_own(configured: Callable[..., clew.Telemetry], e
     assert sorted(numbers(points) for points in exports(endpoint, "orders")[2:]) == [[1, 0, 1], [1, 1]]
 
 
-def test_the_next_configuration_begins_anew(configured: Callable[..., clew.Telemetry], endpoint: Any) -> None:
+def test_the_next_configuration_starts_afresh(configured: Callable[..., clew.Telemetry], endpoint: Any) -> None:
     for _ in range(2):
         telemetry = configured()
         clew.counter("orders").add(1)

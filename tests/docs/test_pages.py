@@ -173,8 +173,8 @@ def test_every_name_on_the_page_of_metrics_is_in_the_sources(event: str) -> None
 
 
 def test_the_messages_explained_are_the_ones_in_the_sources() -> None:
-    said = PAGES["docs/troubleshooting.md"].partition("## What is logged once")[2].partition("## Processes")[0]
-    messages = re.findall(r"^\| `(.+?)`(?: \(.*\))? \|", said, re.MULTILINE)
+    section = PAGES["docs/troubleshooting.md"].partition("## What is logged once")[2].partition("## Processes")[0]
+    messages = re.findall(r"^\| `(.+?)`(?: \(.*\))? \|", section, re.MULTILINE)
     assert messages
     sources = "".join(path.read_text() for path in (ROOT / "src/clew").rglob("*.py"))
     sources = re.sub(r"\"\n\s*\"", "", sources)

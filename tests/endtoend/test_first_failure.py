@@ -400,7 +400,7 @@ clew.counter("orders", scope="shop.batch").add(10)
 """
 
 
-def test_counters_of_one_name_in_two_scopes_are_two_series_where_prometheus_is_told_so(parts: Parts) -> None:
+def test_counters_of_one_name_in_two_scopes_are_two_series_where_prometheus_is_configured_so(parts: Parts) -> None:
     prometheus = parts.prometheus(takes_otlp=True, otlp={"promote_scope_metadata": True})
     Road(prometheus, straight(prometheus)).run(TWO_SCOPES, "scopes")
     assert of_each_scope(prometheus) == {"shop.web": "1", "shop.batch": "10"}

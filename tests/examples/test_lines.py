@@ -41,7 +41,7 @@ def test_what_belongs_to_no_request_is_sent(day: lines.Lines) -> None:
     assert day.kept["worker", "-", "the worker is ready"] == 1
 
 
-def test_the_program_tells_the_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_prints_the_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["lines.py", "--requests", "60", "--seconds", "1"])
     assert lines.main() == 0
     told = capsys.readouterr().out

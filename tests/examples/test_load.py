@@ -76,7 +76,7 @@ def asked() -> Iterator[tuple[str, list[tuple[str, str, bytes, str | None]]]]:
     thread.join()
 
 
-def test_the_same_seed_sends_the_same_and_tells_it_exactly(
+def test_the_same_seed_sends_the_same_and_reports_it_exactly(
     asked: tuple[str, list[tuple[str, str, bytes, str | None]]],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -99,7 +99,7 @@ def test_the_same_seed_sends_the_same_and_tells_it_exactly(
     assert runs[0] == runs[1]
 
 
-def test_a_front_that_is_away_is_told_and_is_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_front_is_reported_and_is_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     status = load.main(["http://127.0.0.1:1", "--requests", "5", "--seconds", "0.1"])
     assert status == 1
     assert "ConnectError: " in capsys.readouterr().out

@@ -99,7 +99,7 @@ def test_an_order_that_is_not_paid_is_cancelled_and_gives_its_stock_back(
     assert jobs.take(shop) is None
 
 
-def test_a_payments_service_that_is_away_is_told_from_a_declined_card(shop: sqlite3.Connection) -> None:
+def test_an_unreachable_payments_service_is_distinguished_from_a_declined_card(shop: sqlite3.Connection) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("nobody there", request=request)
 

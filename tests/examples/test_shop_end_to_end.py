@@ -120,7 +120,7 @@ def test_the_requests_that_the_report_names_are_in_the_own_log_of_the_service(da
             assert f"[{request_id}]" in log, operation["name"]
 
 
-def test_every_request_is_in_the_front_s_log_under_the_name_that_its_customer_was_told(day: Day) -> None:
+def test_every_request_is_in_the_front_s_log_under_the_id_that_its_customer_got(day: Day) -> None:
     logged = set(re.findall(r" uvicorn\.access \[(\S+)\]", day.log("front")))
     assert {request.request_id for request in day.sent.requests} == logged
     assert all((request.request_id or "").startswith("app-1-") == request.was_named for request in day.sent.requests)
@@ -166,7 +166,7 @@ def test_a_checkout_that_the_bug_ended_is_followed_to_its_exception(day: Day) ->
     assert {event["service"] for event in events} == {"front"}
 
 
-def test_the_programs_end_as_they_are_told_to_and_clew_complains_of_nothing(day: Day) -> None:
+def test_the_programs_end_as_they_are_asked_to_and_clew_logs_no_warning(day: Day) -> None:
     # uvicorn ends its work on SIGTERM, and then ends the process by the same signal
     assert day.shop.exit_statuses == {"front": -15, "payments-1": -15, "payments-2": -15, "worker": 0}
     for name, log_file in day.shop.log_files.items():

@@ -97,7 +97,7 @@ def shop(**options: Any) -> web.Application:
     return instrument(app, **options)
 
 
-def test_a_valid_id_is_taken_over_and_echoed(serve: Any) -> None:
+def test_a_valid_id_is_accepted_and_echoed(serve: Any) -> None:
     answer = serve(shop()).get("/", ("X-Request-ID", "abc"))
     assert (answer.status, answer.body) == (200, b"abc")
     assert answer.one("X-Request-ID") == "abc"

@@ -114,7 +114,7 @@ def test_whatever_the_header_holds_only_a_valid_id_goes_on(value: bytes) -> None
     assert connection.echoed() == seen
 
 
-def test_without_trust_nothing_that_comes_in_is_taken_over() -> None:
+def test_without_trust_nothing_that_comes_in_is_accepted() -> None:
     seen: list[str | None] = []
     call(RequestMiddleware(seen_by(seen), trust=False), http_scope((b"x-request-id", b"abc")))
     assert seen != ["abc"]
@@ -156,7 +156,7 @@ def test_a_transformer_may_take_the_id_out_of_a_header_of_another_form() -> None
 
 
 @pytest.mark.parametrize("keyword", ["validator", "transformer", "generator", "ignore"])
-def test_a_callable_that_raises_is_said_once_and_a_fresh_id_is_used(
+def test_a_callable_that_raises_is_logged_once_and_a_fresh_id_is_used(
     keyword: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> Any:
@@ -174,7 +174,7 @@ def test_a_callable_that_raises_is_said_once_and_a_fresh_id_is_used(
 
 
 @pytest.mark.parametrize("result", [None, 7, "", "a b", "x" * 119, "ö", "a\r\nb"])
-def test_a_callable_that_makes_no_request_id_is_said_once_and_a_fresh_id_is_used(result: Any) -> None:
+def test_a_callable_that_makes_no_request_id_is_logged_once_and_a_fresh_id_is_used(result: Any) -> None:
     for keyword in ("transformer", "generator"):
         seen: list[str | None] = []
         connection = call(RequestMiddleware(seen_by(seen), **{keyword: lambda *_: result}))

@@ -106,7 +106,7 @@ def test_whatever_baggage_goes_out_there_is_one_entry_of_ours(text: str) -> None
 
 
 @pytest.mark.parametrize("full", ["a=1," * 63 + "a=1", "a=" + "x" * 8_180])
-def test_baggage_that_is_full_goes_out_as_it_is_and_that_is_said_once(
+def test_baggage_that_is_full_goes_out_as_it_is_and_that_is_logged_once(
     full: str, recorded: Recorded, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy, "baggage", True)
@@ -225,7 +225,7 @@ def serve(
     return lambda **options: wsgi_server(WsgiMiddleware(plain_wsgi, **options))
 
 
-def test_our_middlewares_take_it_over_where_no_header_comes(serve: Callable[..., Address]) -> None:
+def test_our_middlewares_accept_it_where_no_header_comes(serve: Callable[..., Address]) -> None:
     address = serve()
     assert address.get("/", ("baggage", "a=1,request_id=r-17;p")).one("x-request-id") == "r-17"
     assert address.get("/", ("baggage", "request_id=r-17"), ("X-Request-ID", "r-18")).one("x-request-id") == "r-18"

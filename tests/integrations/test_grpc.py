@@ -215,7 +215,7 @@ def ask(address: str, form: str = "unary_unary", *messages: bytes, metadata: Any
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_valid_id_is_taken_over_and_echoed(serve: Serve, form: str) -> None:
+def test_a_valid_id_is_accepted_and_echoed(serve: Serve, form: str) -> None:
     answer = ask(serve(), form, metadata=[("x-request-id", "abc")])
     assert answer.code == "OK"
     assert set(answer.messages) == {b"abc"}
@@ -567,7 +567,7 @@ def test_a_target_is_known_where_it_names_one_host(
     assert (asyncio.run(run()) == b"abc") is (parsed is not None)
 
 
-def test_a_header_that_metadata_cannot_have_is_left_out_and_said_once(
+def test_a_header_that_metadata_cannot_have_is_left_out_and_logged_once(
     serve_plain: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(policy, "header", "X!Request")

@@ -330,7 +330,7 @@ def test_a_record_that_another_handler_sends_is_sent_once(configured: Callable[.
 
 
 @pytest.mark.parametrize("name", ["uvicorn.access", "gunicorn.error", "celery.task", "uvicorn"])
-def test_loggers_that_servers_keep_from_the_root_are_heard_once(logged: Any, name: str) -> None:
+def test_loggers_that_servers_keep_from_the_root_are_handled_once(logged: Any, name: str) -> None:
     own = logging.getLogger(name)
     own.setLevel(logging.INFO)
     for propagate in (False, True):
@@ -342,7 +342,7 @@ def test_loggers_that_servers_keep_from_the_root_are_heard_once(logged: Any, nam
         assert logged.bodies() == ["served", "below"]
 
 
-def test_a_logger_that_the_application_keeps_from_the_root_is_not_heard(logged: Any) -> None:
+def test_a_logger_that_the_application_keeps_from_the_root_is_not_handled(logged: Any) -> None:
     logger.propagate = False
     try:
         logger.info("private")

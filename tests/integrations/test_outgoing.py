@@ -181,7 +181,7 @@ def test_something_else_than_a_client_is_refused(instrument: Any) -> None:
         ("", None),
     ],
 )
-def test_a_url_tells_its_target(url: str, target: Any) -> None:
+def test_a_url_names_its_target(url: str, target: Any) -> None:
     assert target_of_url(url) == target
 
 
@@ -205,7 +205,7 @@ def test_a_target_is_allowed_by_exact_host_or_suffix_and_port(target: Any, hosts
     assert is_allowed(target, hosts) is allowed
 
 
-def test_attributes_of_a_queue_tell_the_target_too() -> None:
+def test_attributes_of_a_queue_name_the_target_too() -> None:
     assert target_of_attributes({"messaging.url": "amqp://broker:5672/"}) == ("broker", 5672)
     assert target_of_attributes({"http.host": "host:81"}) == ("host", 81)
     assert target_of_attributes({"server.address": "/var/run/socket"}) == ("/var/run/socket", None)

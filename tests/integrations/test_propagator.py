@@ -144,7 +144,7 @@ def test_without_trust_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extracted({"X-Request-ID": "abc"}) is None
 
 
-def test_a_bad_id_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_id_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "clew"):
         for _ in range(3):
             extracted({"X-Request-ID": "a b"})
@@ -192,7 +192,7 @@ ALLOWED = ("internal.example", ".svc.example:8080", "127.0.0.1")
         ({"url.full": 7}, False),
     ],
 )
-def test_with_hosts_set_it_goes_only_where_the_client_span_tells_an_allowed_one(
+def test_with_hosts_set_it_goes_only_where_the_client_span_names_an_allowed_one(
     monkeypatch: pytest.MonkeyPatch, attributes: dict[str, Any], goes: bool
 ) -> None:
     monkeypatch.setattr(policy, "hosts", ALLOWED)

@@ -248,8 +248,8 @@ def test_the_echo_is_in_the_header_that_the_id_came_in(came_in: str) -> None:
     assert answered == [(came_in, "id-1")]
 
 
-def test_our_logger_speaks_though_logging_config_has_disabled_it() -> None:
-    said = subprocess.run(
+def test_our_logger_logs_though_logging_config_has_disabled_it() -> None:
+    logged = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -264,7 +264,7 @@ def test_our_logger_speaks_though_logging_config_has_disabled_it() -> None:
         timeout=60,
         check=True,
     ).stderr
-    assert "The request ID 'no id' is not valid" in said
+    assert "The request ID 'no id' is not valid" in logged
 
 
 def test_an_extra_does_not_name_the_event(logged: Any) -> None:

@@ -249,7 +249,7 @@ WRONG: dict[str, tuple[str, str]] = {
 def test_a_wrong_file_is_a_configuration_error(
     wrong: str, run: Callable[..., Any], file: Callable[..., str], http: Any
 ) -> None:
-    text, said = WRONG[wrong]
+    text, message = WRONG[wrong]
     program = run(
         """
 from opentelemetry import metrics
@@ -266,7 +266,7 @@ assert metrics.get_meter_provider() is before
     (found,) = program.told("SAID")
     assert "LOG" not in program.errors
     assert "OTEL_CONFIG_FILE" in found
-    assert said in found
+    assert message in found
 
 
 def test_a_wrong_file_is_treated_as_unset_where_not_strict(

@@ -28,7 +28,7 @@ def test_the_api_loads_the_propagator_by_its_name_whatever_is_imported_first(
     assert not program.errors
 
 
-def test_what_cannot_be_made_is_said_with_all_else_that_cannot(run: Callable[..., Any]) -> None:
+def test_what_cannot_be_made_is_reported_with_everything_that_cannot(run: Callable[..., Any]) -> None:
     program = run(
         """
 import importlib.metadata as metadata

@@ -94,7 +94,9 @@ def test_clew_records_into_it_with_request_ids_on_exemplars(order: str, run: Cal
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_what_one_lacks_for_request_ids_is_said_once_and_counts_are_right(order: str, run: Callable[..., Any]) -> None:
+def test_what_one_lacks_for_request_ids_is_logged_once_and_counts_are_right(
+    order: str, run: Callable[..., Any]
+) -> None:
     program = run(ORDERS[order].format(provide="plain_provider()") + "\ntold()", preamble=PREAMBLE, **NOTHING_SENT)
     found = told(program)
     for name in ("operation.duration", "orders", "price"):
@@ -240,7 +242,7 @@ told()
     assert told(program)["orders"][0]["value"] == 2
 
 
-def test_a_no_op_provider_means_that_nothing_is_measured_and_that_is_said(run: Callable[..., Any]) -> None:
+def test_a_no_op_provider_means_that_nothing_is_measured_and_that_is_logged(run: Callable[..., Any]) -> None:
     program = run(
         """
 import clew

@@ -203,7 +203,7 @@ telemetry.shutdown(60)
     assert all_three_signals_arrived(http)
 
 
-def test_where_it_cannot_be_attended_to_that_is_said(run: Callable[..., Any], http: Any) -> None:
+def test_where_it_cannot_be_handled_that_is_logged(run: Callable[..., Any], http: Any) -> None:
     program = run(
         """
 thread = threading.Thread(target=clew.configure)

@@ -255,9 +255,9 @@ class Stored:
 
     def send(self, *messages: Any) -> None:
         """Store exports, and insist on nothing being left out."""
-        said: list[str] = []
+        reported: list[str] = []
         store = WritableStore(self.store)
-        writer = Writer(store, Retention(None, 2**30, said.append), said.append)
+        writer = Writer(store, Retention(None, 2**30, reported.append), reported.append)
         for message in messages:
             rows = {
                 ExportMetricsServiceRequest: otlp.metrics,
@@ -268,7 +268,7 @@ class Stored:
             assert not batch.reasons
         writer.close()
         store.close()
-        assert said == []
+        assert reported == []
 
 
 @pytest.fixture

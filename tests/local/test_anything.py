@@ -103,14 +103,14 @@ def test_whatever_parses_is_stored_or_rejected_and_can_be_asked_for(rows, kind, 
     messages = [message_of(data.draw, kind) for _ in range(3)]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clew.sqlite"
-        said: list[str] = []
+        reported: list[str] = []
         store = WritableStore(path)
-        writer = Writer(store, Retention(3600, 2**20, said.append), said.append)
+        writer = Writer(store, Retention(3600, 2**20, reported.append), reported.append)
         for message in messages:
             writer.write(rows(message, "request_id")).result(10)
         writer.close()
         store.close()
-        assert said == []
+        assert reported == []
         with contextlib.closing(LocalSource(path)) as source:
             answers = [report(source, 3600, 86400), follow(source, "request_id"), around(source, "12:00", 86400 * 2)]
             for answer in answers:

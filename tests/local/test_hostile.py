@@ -63,15 +63,15 @@ def spoilt(message):
     return message.SerializeToString().replace(SPOILT.encode(), b"\xff\xc0\x80" + SPOILT.encode()[3:])
 
 
-@pytest.mark.parametrize("door", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("spoil", [set_body, set_key, set_nested_value, set_event_name, set_severity_text])
-def test_of_log_lines_with_a_text_that_is_no_utf_8_only_these_go(collector, clew, exports, now, door, spoil):
+def test_of_log_lines_with_a_text_that_is_no_utf_8_only_these_go(collector, clew, exports, now, protocol, spoil):
     message = None
     for number in range(5):
         message = exports.log_line(f"line {number}", at=now + number, attributes={"request_id": "r"}, message=message)
     for number in (1, 3):
         spoil(message.resource_logs[number].scope_logs[0].log_records[0])
-    if door == "http":
+    if protocol == "http":
         answer = collector.post("/v1/logs", spoilt(message))
         assert answer.status == 200
         body = answer.body

@@ -285,7 +285,7 @@ def test_a_retried_export_is_stored_once(collector, clew, exports, now):
     assert [event["text"] for event in events] == ["s", "same", "same"]
 
 
-def test_a_point_that_contradicts_a_stored_one_is_said(collector, exports, now):
+def test_a_point_that_contradicts_a_stored_one_is_reported(collector, exports, now):
     collector.send(exports.histogram([0.5], at=now, start=now - 1))
     answer = collector.post("/v1/metrics", exports.histogram([0.5, 0.7], at=now, start=now - 1).SerializeToString())
     assert b"contradicts" in answer.body

@@ -24,9 +24,9 @@ def keep(tmp_path):
     """Store exports within a bound; returns how many rows of each table are left, and what was said."""
 
     def keep(*pairs, limit=LIMIT):
-        said: list[str] = []
+        reported: list[str] = []
         store = WritableStore(tmp_path / "clew.sqlite")
-        writer = Writer(store, Retention(None, limit, said.append), said.append)
+        writer = Writer(store, Retention(None, limit, reported.append), reported.append)
         for rows, message in pairs:
             writer.write(rows(message, "request_id")).result(60)
         writer.close()
@@ -34,7 +34,7 @@ def keep(tmp_path):
         counts = {table: store.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
         size = store.size()
         store.close()
-        return counts, said, size
+        return counts, reported, size
 
     return keep
 
@@ -81,25 +81,25 @@ def metrics(exports, now, count, *, name="operation.duration", exemplars=3, star
 
 
 def test_log_lines_go_first(keep, exports, now):
-    counts, said, size = keep(
+    counts, reported, size = keep(
         metrics(exports, now, 200), spans(exports, now, 200), lines(exports, now, 500), lines(exports, now + HOUR, 500)
     )
     assert (counts["spans"], counts["exemplars"], counts["points"]) == (201, 600, 200)
     assert 0 < counts["log_lines"] < 700
-    assert said == []
+    assert reported == []
     assert size <= LIMIT
 
 
 def test_then_spans_then_exemplars(keep, exports, now):
-    counts, said, _ = keep(metrics(exports, now, 300), lines(exports, now, 100), spans(exports, now, 1500))
+    counts, reported, _ = keep(metrics(exports, now, 300), lines(exports, now, 100), spans(exports, now, 1500))
     assert counts["log_lines"] == 0
     assert 0 < counts["spans"] < 1500
     assert counts["exemplars"] == 900
-    counts, said, size = keep(metrics(exports, now + HOUR, 1200, exemplars=5))
+    counts, reported, size = keep(metrics(exports, now + HOUR, 1200, exemplars=5))
     assert counts["spans"] == 0
     assert 0 < counts["exemplars"] < 6900
     assert counts["points"] == 1500
-    assert said == []
+    assert reported == []
     assert size <= LIMIT
 
 
@@ -110,8 +110,8 @@ def test_old_metrics_go_last_but_for_what_newer_ones_are_counted_from(keep, expo
         metrics(exports, now - 80 * HOUR, 6000, exemplars=0, start=old, counted=6000),
     ]
     pairs.append(metrics(exports, now - HOUR, 7000, exemplars=0, start=old, counted=12_000))
-    counts, said, size = keep(*pairs)
-    assert said == []
+    counts, reported, size = keep(*pairs)
+    assert reported == []
     assert size <= LIMIT
     assert 7001 <= counts["points"] < 19_000 - 6000 + 1
     with contextlib.closing(LocalSource(tmp_path / "clew.sqlite")) as source:
@@ -119,14 +119,14 @@ def test_old_metrics_go_last_but_for_what_newer_ones_are_counted_from(keep, expo
     assert one.calls == 7000
 
 
-def test_metrics_of_two_days_stay_though_they_are_too_large_and_that_is_said_once(keep, exports, now):
-    counts, said, _ = keep(*[metrics(exports, now - hour * HOUR, 6000, exemplars=0) for hour in (4, 3, 2, 1)])
+def test_metrics_of_two_days_stay_though_they_are_too_large_and_that_is_reported_once(keep, exports, now):
+    counts, reported, _ = keep(*[metrics(exports, now - hour * HOUR, 6000, exemplars=0) for hour in (4, 3, 2, 1)])
     assert counts["points"] == 24_000
-    assert len(said) == 1
-    assert "metrics of the last 49 hours are kept" in said[0]
+    assert len(reported) == 1
+    assert "metrics of the last 49 hours are kept" in reported[0]
 
 
-def test_series_of_processes_long_gone_give_way_when_nothing_else_is_left(keep, exports, now):
+def test_series_of_processes_long_gone_are_deleted_when_nothing_else_is_left(keep, exports, now):
     gone = now - 400 * HOUR
     rows, message = metrics(exports, gone, 1, exemplars=0)
     for number in range(600):

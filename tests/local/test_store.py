@@ -99,10 +99,10 @@ def test_a_signal_ends_it_cleanly_with_status_0(collector, clew, exports, now, n
 
 
 def test_ports_in_use_are_named(collector, clew, tmp_path):
-    for door in ("http", "grpc"):
-        taken = getattr(collector, door).rsplit(":")[-1]
-        other = {"http": "grpc", "grpc": "http"}[door]
-        refused = clew("local", "--store", tmp_path / "b.sqlite", f"--{door}-port", taken, f"--{other}-port", 0)
+    for protocol in ("http", "grpc"):
+        taken = getattr(collector, protocol).rsplit(":")[-1]
+        other = {"http": "grpc", "grpc": "http"}[protocol]
+        refused = clew("local", "--store", tmp_path / "b.sqlite", f"--{protocol}-port", taken, f"--{other}-port", 0)
         assert refused.status == 3
         assert taken in refused.stderr
 
@@ -186,7 +186,7 @@ def flipped(whole, random):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random=st.randoms(use_true_random=False))
-def test_whatever_is_damaged_in_a_store_is_said_in_a_sentence_or_left_out(stored, clew, exports, now, random):
+def test_whatever_is_damaged_in_a_store_is_reported_in_a_sentence_or_left_out(stored, clew, exports, now, random):
     if not hasattr(stored, "whole"):
         metrics = lines = None
         for number in range(20):
@@ -215,7 +215,7 @@ def ask(clew, path, status, says, *, write=True):
         assert refused.stderr.count("\n") == 1, refused.stderr
 
 
-def test_a_store_with_a_second_name_is_refused_whoever_writes_it(collector, clew, exports, now, tmp_path):
+def test_a_store_with_a_second_name_is_refused_with_and_without_a_writer(collector, clew, exports, now, tmp_path):
     collector.send(exports.log_line("kept", at=now, attributes={"request_id": "r"}))
     other = tmp_path / "other.sqlite"
     other.hardlink_to(collector.store)
@@ -402,7 +402,7 @@ def test_what_is_older_than_max_age_goes_but_metrics_stay_49_hours(start_collect
     assert report["operations"][0]["calls"] == 45 - 20
 
 
-def test_a_full_disk_is_answered_with_try_again_and_nothing_is_lost(collector, clew, exports, now):
+def test_a_full_disk_makes_senders_retry_and_nothing_is_lost(collector, clew, exports, now):
     resource = pytest.importorskip("resource", reason="limits of the operating system")
     limit = resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(collector.process.pid, resource.RLIMIT_FSIZE, (300_000, limit[1]))

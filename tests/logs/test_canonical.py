@@ -61,7 +61,7 @@ def test_there_is_none_unless_asked_for_and_operations_take_the_fast_path(follow
     assert logging.getLogger("clew.canonical").level == logging.NOTSET
 
 
-def test_a_line_tells_what_how_long_how_it_ended_and_what_was_in_it(lines: Sent) -> None:
+def test_a_line_has_what_how_long_how_it_ended_and_what_was_in_it(lines: Sent) -> None:
     with clew.request("r-1"):
         send_order()
     (record,) = lines.canonical()
@@ -86,7 +86,7 @@ def test_a_line_tells_what_how_long_how_it_ended_and_what_was_in_it(lines: Sent)
     assert lines.recorded.durations("hand over")[0].attributes["carrier"] == "bicycle"
 
 
-def test_a_failed_request_tells_of_what(lines: Sent) -> None:
+def test_a_failed_request_names_its_error_type(lines: Sent) -> None:
     with suppress(ValueError), clew.request():
         send_order(fails=True)
     told = lines.line()

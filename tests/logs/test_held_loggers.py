@@ -52,7 +52,7 @@ def test_a_wrapped_handler_writes_at_once_where_nothing_is_held(follow: Callable
     assert written() == ["r-0 before configure", "r-1 at once"]
 
 
-def test_a_wrapped_handler_writes_what_is_let_go_with_its_request(held: Sent, lines: Any) -> None:
+def test_a_wrapped_handler_writes_what_is_released_with_its_request(held: Sent, lines: Any) -> None:
     written = lines()
     with clew.request("good"):
         logger.info("good")
@@ -108,7 +108,7 @@ def test_a_held_record_has_the_text_and_traceback_of_when_it_came(held: Sent, li
     assert last == "failed ['tea', 'milk'] -"
 
 
-def test_no_traceback_keeps_what_a_request_had_in_its_hands(
+def test_no_traceback_keeps_the_objects_of_a_request_alive(
     held: Sent, lines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logger, "propagate", False)  # pytest's own handler keeps every record
@@ -135,7 +135,7 @@ def test_no_traceback_keeps_what_a_request_had_in_its_hands(
         assert seen[0]() is None
 
 
-def test_what_listens_to_a_queue_writes_what_was_let_go(held: Sent) -> None:
+def test_what_listens_to_a_queue_writes_what_was_released(held: Sent) -> None:
     waiting: queue.Queue[Any] = queue.Queue()
     handler = HoldingHandler(logging.handlers.QueueHandler(waiting))
     logger.addHandler(handler)
@@ -216,7 +216,7 @@ def test_it_flushes_and_closes_the_handler_that_it_wraps() -> None:
     assert done == ["flush", "close"]
 
 
-def test_a_handler_that_fails_when_records_are_let_go_reaches_nobody(held: Sent) -> None:
+def test_a_handler_that_fails_when_records_are_released_reaches_nobody(held: Sent) -> None:
     class Sick(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise RuntimeError("no room")

@@ -54,7 +54,7 @@ def test_of_a_request_that_fails_all_is_sent_in_order(held: Sent) -> None:
     assert held.recorded.events() == {}
 
 
-def test_an_error_lets_go_what_came_before_and_what_comes_after_passes_at_once(held: Sent) -> None:
+def test_an_error_releases_what_came_before_and_what_comes_after_passes_at_once(held: Sent) -> None:
     with clew.request():
         logger.info("before")
         logger.error("worse")
@@ -63,7 +63,7 @@ def test_an_error_lets_go_what_came_before_and_what_comes_after_passes_at_once(h
         assert held.texts() == ["before", "worse", "after"]
 
 
-def test_a_warning_passes_at_once_and_lets_nothing_go(held: Sent) -> None:
+def test_a_warning_passes_at_once_and_releases_nothing(held: Sent) -> None:
     with clew.request():
         logger.info("before")
         logger.warning("careful")
@@ -110,14 +110,14 @@ def test_a_failure_that_is_expected_everywhere_is_none(hold: Callable[..., Sent]
 # the share
 
 
-def test_all_or_nothing_of_the_requests_can_be_kept_by_share(hold: Callable[..., Sent]) -> None:
+def test_all_or_none_of_the_requests_can_be_sampled(hold: Callable[..., Sent]) -> None:
     sent = hold(logs_sample_ratio=1)
     with clew.request():
         logger.info("at once")
         assert sent.texts() == ["at once"]
 
 
-def test_a_share_of_the_requests_is_kept_chosen_by_their_ids_alone(hold: Callable[..., Sent]) -> None:
+def test_a_ratio_of_the_requests_is_sampled_by_their_ids_alone(hold: Callable[..., Sent]) -> None:
     sent = hold(logs_sample_ratio=0.25)
     names = [f"r-{number}" for number in range(200)]
     for name in names:
@@ -133,7 +133,7 @@ def test_a_share_of_the_requests_is_kept_chosen_by_their_ids_alone(hold: Callabl
 
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=118), st.floats(0, 1))
-def test_a_larger_share_keeps_what_a_smaller_one_keeps(name: str, share: float) -> None:
+def test_a_larger_ratio_keeps_what_a_smaller_one_keeps(name: str, share: float) -> None:
     assert is_sampled(name, 1)
     assert not is_sampled(name, 0)
     if is_sampled(name, share):
@@ -463,14 +463,14 @@ def test_a_request_with_a_record_older_than_the_bound_is_kept_without_a_further_
         wait_until(lambda: sent.texts() == ["early", "late", "next"], "only the first one was let go", 20)
 
 
-def test_shutdown_lets_go(held: Sent) -> None:
+def test_shutdown_releases_what_is_held(held: Sent) -> None:
     with clew.request():
         logger.info("under way")
         held.recorded.telemetry.shutdown()
         assert held.texts() == ["under way"]
 
 
-def test_a_flush_lets_nothing_go(held: Sent) -> None:
+def test_a_flush_releases_nothing(held: Sent) -> None:
     with clew.request():
         logger.info("under way")
         held.recorded.telemetry.force_flush()

@@ -21,7 +21,7 @@ logger = logging.getLogger("shop")
 Scope = dict[str, Any]
 
 
-def said(sent: Sent, *words: str) -> list[str]:
+def texts_beginning(sent: Sent, *words: str) -> list[str]:
     """The texts that begin with these words: frameworks log too."""
     return [text for text in sent.texts() if str(text).startswith(words)]
 
@@ -211,9 +211,9 @@ def test_fastapi_and_starlette_as_documented(held: Sent) -> None:
     with TestClient(app, raise_server_exceptions=False) as client:
         assert client.get("/orders/7").status_code == 200
         assert client.get("/orders/x").status_code == 422
-        assert said(held, "looking") == []
+        assert texts_beginning(held, "looking") == []
         assert client.get("/orders/0").status_code == 500
-    assert said(held, "looking") == ["looking for 0"]
+    assert texts_beginning(held, "looking") == ["looking for 0"]
 
 
 def test_flask_as_documented(held: Sent) -> None:
@@ -230,9 +230,9 @@ def test_flask_as_documented(held: Sent) -> None:
 
     client = app.test_client()
     assert client.get("/orders/7").status_code == 200
-    assert said(held, "looking") == []
+    assert texts_beginning(held, "looking") == []
     assert client.get("/orders/0").status_code == 500
-    assert said(held, "looking") == ["looking for 0"]
+    assert texts_beginning(held, "looking") == ["looking for 0"]
 
 
 def test_aiohttp_as_documented(held: Sent) -> None:
@@ -255,7 +255,7 @@ def test_aiohttp_as_documented(held: Sent) -> None:
             assert (await client.get("/orders/0")).status == 500
 
     asyncio.run(main())
-    assert said(held, "looking") == ["looking for 0"]
+    assert texts_beginning(held, "looking") == ["looking for 0"]
 
 
 def test_grpc_as_documented(held: Sent) -> None:
@@ -286,7 +286,7 @@ def test_grpc_as_documented(held: Sent) -> None:
                     call(what, timeout=20)
     finally:
         server.stop(None).wait(20)
-    assert said(held, "looking") == ["looking for trouble"]
+    assert texts_beginning(held, "looking") == ["looking for trouble"]
 
 
 # workers
@@ -315,9 +315,9 @@ def test_a_task_that_fails_keeps_its_run_though_the_worker_catches_the_exception
             raise ValueError
 
     send_order.delay(False)
-    assert said(held, "sending") == []
+    assert texts_beginning(held, "sending") == []
     send_order.delay(True)
-    assert said(held, "sending") == ["sending"]
+    assert texts_beginning(held, "sending") == ["sending"]
 
 
 def test_an_eager_task_is_decided_on_with_the_request_that_asks_for_it(
@@ -329,15 +329,15 @@ def test_an_eager_task_is_decided_on_with_the_request_that_asks_for_it(
 
     with clew.request("r-1"):
         send_order.delay()
-    assert said(held, "sending") == []
+    assert texts_beginning(held, "sending") == []
     with suppress(ValueError), clew.request("r-2"):
         logger.info("asking")
         send_order.delay()
         raise ValueError
-    assert said(held, "asking", "sending") == ["asking", "sending in r-2"]
+    assert texts_beginning(held, "asking", "sending") == ["asking", "sending in r-2"]
 
 
-def test_a_run_that_is_to_be_repeated_is_no_failure(held: Sent, eager: Callable[[Callable[..., Any]], Any]) -> None:
+def test_a_run_that_will_be_retried_is_no_failure(held: Sent, eager: Callable[[Callable[..., Any]], Any]) -> None:
     from clew.integrations._shared.task_runs import TaskRun
 
     class Retry(Exception):
@@ -381,4 +381,4 @@ def test_an_actor_of_dramatiq_that_fails_keeps_its_run(held: Sent) -> None:
         worker.join()
     finally:
         worker.stop()
-    assert said(held, "sending") == ["sending True"]
+    assert texts_beginning(held, "sending") == ["sending True"]

@@ -36,7 +36,9 @@ def texts(endpoint: Any, *words: str) -> list[str]:
     ("end", "status"),
     [("sys.exit(0)", 0), ("raise SystemExit(3)", 3), ("1 / 0", 1)],
 )
-def test_the_end_of_the_interpreter_lets_go(end: str, status: int, run: Callable[..., Any], http: Any) -> None:
+def test_the_end_of_the_interpreter_releases_what_is_held(
+    end: str, status: int, run: Callable[..., Any], http: Any
+) -> None:
     program = run(
         BEGIN
         + f"""
@@ -64,7 +66,7 @@ logged.wait()
     assert sorted(program.told("WROTE")) == expected
 
 
-def test_sigterm_lets_go(start: Callable[..., Any], http: Any) -> None:
+def test_sigterm_releases_what_is_held(start: Callable[..., Any], http: Any) -> None:
     program = start(
         BEGIN
         + """
@@ -86,7 +88,9 @@ with clew.request("r-1"):
 
 
 @pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs rights")
-def test_the_first_process_of_a_container_lets_go_at_sigterm_and_goes_on(start: Callable[..., Any], http: Any) -> None:
+def test_the_first_process_of_a_container_releases_what_is_held_at_sigterm_and_goes_on(
+    start: Callable[..., Any], http: Any
+) -> None:
     program = start(
         BEGIN
         + """
@@ -162,7 +166,7 @@ with clew.request("r-1"):
     assert program.told("WROTE").count("of the parent") == 1
 
 
-def test_the_end_of_the_inherited_request_in_a_child_is_not_told_there(run: Callable[..., Any], http: Any) -> None:
+def test_the_end_of_the_inherited_request_in_a_child_is_not_logged_there(run: Callable[..., Any], http: Any) -> None:
     run(
         BEGIN
         + """
@@ -180,7 +184,7 @@ if child:
     assert len(texts(http, "request succeeded")) == 1
 
 
-def test_what_fails_in_a_child_lets_nothing_go_that_the_parent_has_held(run: Callable[..., Any], http: Any) -> None:
+def test_what_fails_in_a_child_releases_nothing_that_the_parent_has_held(run: Callable[..., Any], http: Any) -> None:
     program = run(
         BEGIN
         + """

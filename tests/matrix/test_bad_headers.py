@@ -72,10 +72,10 @@ def expect_nothing_of_it(outcome: Outcome) -> None:
     for name in ids:
         assert is_valid(name)
         assert mark not in str(name)
-    said = [text for logger, text, _ in log_records(outcome.endpoint) if logger == "clew" and "not valid" in text]
-    assert len(said) == 1
-    assert said[0].isascii()
-    assert said[0].isprintable()
+    logged = [text for logger, text, _ in log_records(outcome.endpoint) if logger == "clew" and "not valid" in text]
+    assert len(logged) == 1
+    assert logged[0].isascii()
+    assert logged[0].isprintable()
     for logger, text, attributes in log_records(outcome.endpoint):
         assert mark not in str(attributes.get("request_id"))
         assert logger != "shop" or mark not in text + str(attributes)  # a server may log what it has refused

@@ -21,7 +21,7 @@ def replace_request_ids(number: int) -> None:
             pass
 
 
-def test_a_new_configuration_tells_what_has_not_been_told(configured: Callable[..., Recorded]) -> None:
+def test_a_new_configuration_exports_what_has_not_been_exported(configured: Callable[..., Recorded]) -> None:
     configured().telemetry.shutdown()
     first = configured()
     before = first.events()  # what earlier tests have left untold
@@ -97,7 +97,7 @@ DELTA = [["parent", 5], ["child", 0], ["child", 2], ["child", 1], ["parent", 3]]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("provider", ["ours", "foreign"])
 @pytest.mark.parametrize(("temporality", "expected"), [("cumulative", CUMULATIVE), ("delta", DELTA)])
-def test_a_forked_child_tells_its_own(provider: str, temporality: str, expected: list[Any]) -> None:
+def test_a_forked_child_exports_its_own(provider: str, temporality: str, expected: list[Any]) -> None:
     nowhere = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("METRICS", "TRACES", "LOGS")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, provider, temporality],

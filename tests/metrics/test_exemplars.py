@@ -54,7 +54,7 @@ def test_the_slowest_call_of_each_bucket_is_kept_with_its_request_id(recorded: R
     }
 
 
-def test_each_interval_begins_anew(recorded: Recorded, clock: StoppedClock) -> None:
+def test_each_interval_starts_afresh(recorded: Recorded, clock: StoppedClock) -> None:
     @clew.measure("work")
     def work(milliseconds: int) -> None:
         clock.now += milliseconds * 1_000_000
@@ -263,7 +263,7 @@ def test_all_labels_together_stay_within_the_budget_the_request_id_first(
         assert (exemplar.trace_id, exemplar.span_id) == (1, 2)
 
 
-def test_a_generators_request_is_the_one_it_began_in_whoever_drives_it_later(recorded: Recorded) -> None:
+def test_a_generators_request_is_the_one_it_began_in_wherever_it_is_driven_later(recorded: Recorded) -> None:
     @clew.measure("stream")
     def stream() -> Iterator[int]:
         yield 1

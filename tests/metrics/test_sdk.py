@@ -125,7 +125,7 @@ def test_a_reservoir_factory_is_asked_about_aggregations_by_the_names_that_are_k
     assert {reservoir_for(kind) for kind in asked} == {reservoir}, [kind.__name__ for kind in asked]
 
 
-def test_conflicting_views_are_told_by_the_logger_that_is_quieted(caplog: pytest.LogCaptureFixture) -> None:
+def test_conflicting_views_are_reported_by_the_logger_that_is_quieted(caplog: pytest.LogCaptureFixture) -> None:
     def conflict(views: list[View]) -> list[str]:
         caplog.clear()
         provider = MeterProvider([InMemoryMetricReader()], views=views, shutdown_on_exit=False)
@@ -316,14 +316,14 @@ def test_the_preferences_of_a_reader_shape_its_streams() -> None:
 
 
 @pytest.mark.skipif(SDK < (1, 45, 2), reason="this SDK has no cardinality limits")
-def test_cardinality_limits_of_views_and_readers_are_taken_over() -> None:
+def test_cardinality_limits_of_views_and_readers_are_used() -> None:
     (found,) = plan([View(instrument_name="spent", aggregation_cardinality_limit=5)])
     assert found.limit == 5
     (found,) = plan([], cardinality_limits={Histogram: 7})
     assert found.limit == 7
 
 
-def test_whether_the_sdk_has_cardinality_limits_is_told_by_its_views() -> None:
+def test_whether_the_sdk_has_cardinality_limits_is_known_from_its_views() -> None:
     has = SDK >= (1, 45, 2)
     assert HAS_CARDINALITY_LIMIT is has
     reader = InMemoryMetricReader()
@@ -396,7 +396,7 @@ def test_all_locks_of_a_provider_are_found_and_renewed(provider: MeterProvider, 
     assert values(reader)["orders"] == [1]
 
 
-def test_the_frames_of_the_sdk_are_told_by_the_names_of_its_modules(provider: MeterProvider) -> None:
+def test_the_frames_of_the_sdk_are_recognised_by_the_names_of_its_modules(provider: MeterProvider) -> None:
     found: list[bool] = []
 
     def observe(options: Any) -> list[Any]:

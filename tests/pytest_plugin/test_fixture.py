@@ -527,7 +527,7 @@ def test_a_name_that_nothing_has_fails_the_test_that_asks_for_it(run: Run) -> No
     assert str(done.stdout).count("there is no operation of this name") == 2
 
 
-def test_that_something_was_not_called_can_be_said(run: Run) -> None:
+def test_that_something_was_not_called_can_be_asserted(run: Run) -> None:
     done = run(
         """
         import threading
@@ -559,7 +559,7 @@ def test_that_something_was_not_called_can_be_said(run: Run) -> None:
     done.assert_outcomes(passed=4)
 
 
-def test_without_pytest_the_end_of_the_block_tells_it_unless_something_else_went_wrong() -> None:
+def test_without_pytest_the_end_of_the_block_reports_it_unless_something_else_went_wrong() -> None:
     with pytest.raises(AssertionError, match=r"telemetry\.calls\('typo'\)"), capture() as telemetry:
         assert telemetry.calls("typo").count == 0
     with pytest.raises(KeyError), capture() as telemetry:

@@ -317,37 +317,37 @@ def second(): return 2
 
 
 @pytest.mark.parametrize("name", ["plcae", "Store.size", "Store.once", "inspect_it", "join", "Store.nothing", "TABLE"])
-def test_a_name_that_matches_nothing_is_said_once(
+def test_a_name_that_matches_nothing_is_logged_once(
     name: str, import_shop: Import, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = import_shop(name, "place")
     importlib.reload(shop)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "clew"]
-    assert said.startswith("CLEW_MEASURE: shop.orders defines no function or method")
-    assert name in said
+    (logged,) = [record.getMessage() for record in caplog.records if record.name == "clew"]
+    assert logged.startswith("CLEW_MEASURE: shop.orders defines no function or method")
+    assert name in logged
     assert measured_names(shop) == {"place"}
 
 
-def test_a_module_that_is_imported_already_is_said_once_and_left(
+def test_a_module_that_is_imported_already_is_logged_once_and_left(
     import_shop: Import, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = import_shop()
     for _ in range(2):
         by_name.measure_by_name(["shop.orders:*"])
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "clew"]
-    assert said.startswith("CLEW_MEASURE: shop.orders is imported already")
+    (logged,) = [record.getMessage() for record in caplog.records if record.name == "clew"]
+    assert logged.startswith("CLEW_MEASURE: shop.orders is imported already")
     assert measured_names(shop) == set()
 
 
-@pytest.mark.parametrize(("name", "said"), [("__main__", "is the program itself"), ("math", "is imported already")])
-def test_what_can_never_be_measured_is_said(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("name", "logged"), [("__main__", "is the program itself"), ("math", "is imported already")])
+def test_what_can_never_be_measured_is_logged(name: str, logged: str, caplog: pytest.LogCaptureFixture) -> None:
     import math  # noqa: F401
 
     by_name.measure_by_name([f"{name}:*"])
-    assert [record.getMessage() for record in caplog.records if said in record.getMessage()]
+    assert [record.getMessage() for record in caplog.records if logged in record.getMessage()]
 
 
-def test_a_module_without_a_source_runs_and_is_said(
+def test_a_module_without_a_source_runs_and_is_logged(
     import_shop: Import, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "shopless.py"
@@ -475,7 +475,7 @@ def test_coverage_counts_the_lines_of_a_measured_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "logged"),
     [
         ("shop.nowhere:*", True),
         ("nothing_of_that_name:*", True),
@@ -483,8 +483,8 @@ def test_coverage_counts_the_lines_of_a_measured_module(tmp_path: Path) -> None:
         ("shop.orders:*", False),
     ],
 )
-def test_a_module_that_was_never_imported_is_said_at_the_end_where_it_concerns_the_process(
-    names: str, said: bool, tmp_path: Path
+def test_a_module_that_was_never_imported_is_logged_at_the_end_where_it_concerns_the_process(
+    names: str, logged: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
@@ -493,7 +493,7 @@ def test_a_module_that_was_never_imported_is_said_at_the_end_where_it_concerns_t
     ended = run(tmp_path, "-m", "clew.cli", "run", "--", sys.executable, "app.py", CLEW_MEASURE=names)
     assert ended.returncode == 0
     expected = f"CLEW_MEASURE: {names[:-2]} was never imported, so nothing in it was measured\n"
-    assert ended.stderr == (expected if said else "")
+    assert ended.stderr == (expected if logged else "")
 
 
 def test_the_main_module_is_not_measured_even_if_it_has_a_name(tmp_path: Path) -> None:
@@ -509,6 +509,6 @@ def test_the_main_module_is_not_measured_even_if_it_has_a_name(tmp_path: Path) -
     assert ended.stdout == "False\n"
 
 
-def test_said_names_go_to_the_log_as_warnings(import_shop: Import, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_match_nothing_are_logged_as_warnings(import_shop: Import, caplog: pytest.LogCaptureFixture) -> None:
     import_shop("nothing")
     assert [record.levelno for record in caplog.records if record.name == "clew"] == [logging.WARNING]

@@ -116,7 +116,7 @@ def test_a_program_without_a_handler_dies_of_its_signal(
     assert endpoint.operations() == {"shop.orders.place": 1}
 
 
-def test_a_module_that_was_never_imported_is_said_where_sigterm_ends_the_program(
+def test_a_module_that_was_never_imported_is_logged_where_sigterm_ends_the_program(
     start: Callable[..., Program], write: Callable[..., None], endpoint: Endpoint
 ) -> None:
     write(app="import time\nprint('ready', flush=True)\ntime.sleep(60)")
@@ -302,18 +302,18 @@ def test_another_configurator_that_is_named_configures(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ((), "needs a program"),
         (("no-such-program",), "'no-such-program' is no program that can be run"),
         (("app.py",), "run `clew run -- python app.py`"),
     ],
 )
-def test_what_cannot_be_run_is_wrong_use(command: tuple[str, ...], said: str, run: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_wrong_use(command: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("")
     ended = run(*command)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
@@ -329,7 +329,7 @@ def test_an_option_that_is_not_there_is_wrong_use(environment: dict[str, str]) -
 WRONG = {"OTEL_METRIC_EXPORT_INTERVAL": "soon", "CLEW_MEASURE": "shop", "CLEW_SPNAS": "true"}
 
 
-def test_wrong_settings_are_said_once_and_the_program_runs(run: Run, endpoint: Endpoint) -> None:
+def test_wrong_settings_are_logged_once_and_the_program_runs(run: Run, endpoint: Endpoint) -> None:
     program = "import clew\nwith clew.measure('work'): print('runs')"
     ended = run("python", "-c", program, **WRONG)
     assert (ended.returncode, ended.stdout) == (0, "runs\n")

@@ -264,7 +264,7 @@ def test_an_application_inside_another_is_in_the_same_request(run: Run, endpoint
     assert sum(endpoint.counts("http.server.request.duration").values()) == 2
 
 
-def test_an_integration_that_cannot_be_switched_on_is_said_and_the_import_goes_on(
+def test_an_integration_that_cannot_be_switched_on_is_logged_and_the_import_goes_on(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "requests.py").write_text("mark = 1\n")  # another module of that name

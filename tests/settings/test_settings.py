@@ -145,16 +145,16 @@ def test_insecure_counts_for_grpc_where_no_scheme_says_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds", "said"),
+    ("text", "seconds", "is_logged"),
     [("10000", 10, False), ("100", 0.1, False), ("10", 10, True), ("2.5", 2.5, True), ("0", math.inf, False)],
 )
-def test_a_timeout_is_in_milliseconds_and_one_under_a_hundred_is_taken_for_seconds_and_said_once(
-    text: str, seconds: float, said: bool, caplog: pytest.LogCaptureFixture
+def test_a_timeout_is_in_milliseconds_and_one_under_a_hundred_is_taken_for_seconds_and_logged_once(
+    text: str, seconds: float, is_logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert load(OTEL_EXPORTER_OTLP_TIMEOUT=text).metrics_otlp.timeout == seconds
     assert load(OTEL_EXPORTER_OTLP_TIMEOUT=text).logs_otlp.timeout == seconds
-    assert len(caplog.records) == said
-    if said:
+    assert len(caplog.records) == is_logged
+    if is_logged:
         assert f"OTEL_EXPORTER_OTLP_TIMEOUT={text} is taken for" in caplog.text
 
 
@@ -162,10 +162,10 @@ def test_headers_are_percent_decoded_and_lower_case_and_never_shown() -> None:
     otlp = load(OTEL_EXPORTER_OTLP_HEADERS="Authorization=Basic%20YTpi, x-Key = a b=c ,,").metrics_otlp
     assert otlp.headers == (("authorization", "Basic YTpi"), ("x-key", "a b=c"))
     assert "YTpi" not in repr(otlp)
-    (said,) = problems({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=sesame%0A,x"})
-    assert said.startswith("OTEL_EXPORTER_OTLP_HEADERS is 'authorization=***,***'; allowed: ")
-    (said,) = problems({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://user:sesame@host/x?key=sesame"})
-    assert said.startswith("OTEL_EXPORTER_OTLP_ENDPOINT is 'ftp://***@host/x?***'; allowed: a URL http(s)://")
+    (problem,) = problems({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=sesame%0A,x"})
+    assert problem.startswith("OTEL_EXPORTER_OTLP_HEADERS is 'authorization=***,***'; allowed: ")
+    (problem,) = problems({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://user:sesame@host/x?key=sesame"})
+    assert problem.startswith("OTEL_EXPORTER_OTLP_ENDPOINT is 'ftp://***@host/x?***'; allowed: a URL http(s)://")
     assert load(OTEL_EXPORTER_OTLP_ENDPOINT="http://u:p@host/?k=1").logs_otlp.label == "http://***@host/v1/logs?***"
 
 
@@ -245,8 +245,8 @@ def test_resource_detectors_are_asked_in_their_order() -> None:
     )
     assert first.resource.attributes["process.runtime.name"] != "mine"
     assert "host.name" in load(OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="*").resource.attributes
-    (said,) = problems({"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process,nowhere"})
-    assert "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS is 'nowhere'; allowed: *, host, os" in said
+    (problem,) = problems({"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process,nowhere"})
+    assert "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS is 'nowhere'; allowed: *, host, os" in problem
 
 
 def test_lists_of_names_are_deduplicated_and_none_is_an_empty_one() -> None:
@@ -368,10 +368,10 @@ def test_keyword_arguments_win_over_variables_and_none_is_not_given() -> None:
     ],
 )
 def test_a_wrong_value_names_the_variable_the_value_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
-    (said,) = problems({name: value})
+    (problem,) = problems({name: value})
     shown = "no setting" if name == "CLEW_SPAN" else value if name.endswith("BATCH_SIZE") else repr(value)
-    assert said.startswith(f"{name} is {shown}; allowed: ")
-    assert allowed in said
+    assert problem.startswith(f"{name} is {shown}; allowed: ")
+    assert allowed in problem
 
 
 @pytest.mark.parametrize(
@@ -396,8 +396,8 @@ def test_a_number_is_written_as_programs_write_them(text: str, number: float) ->
 
 @pytest.mark.parametrize("text", [".", "e1", ".e1", "1e", "0x1", "1_0", "inf", "nan", "1,5", "١", "1e999", "-1", "1 0"])
 def test_what_is_no_number_is_none(text: str) -> None:
-    (said,) = problems({"CLEW_LOGS_SLOW": text})
-    assert "a number of seconds from 0 to 86400" in said
+    (problem,) = problems({"CLEW_LOGS_SLOW": text})
+    assert "a number of seconds from 0 to 86400" in problem
 
 
 def test_a_small_number_in_code_stays_what_it_is() -> None:
@@ -415,11 +415,11 @@ def test_a_small_number_in_code_stays_what_it_is() -> None:
         ("clew_spans", "CLEW_SPANS"),
     ],
 )
-def test_a_variable_that_is_nearly_one_is_said_once(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misspelt_variable_is_logged_once(name: str, meant: str, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         load(**{name: "something"})
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said == f"{name} is no variable that clew reads; perhaps {meant} is meant"
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message == f"{name} is no variable that clew reads; perhaps {meant} is meant"
 
 
 @pytest.mark.parametrize(
@@ -468,9 +468,9 @@ def test_a_traceback_names_the_error_as_users_do() -> None:
     ],
 )
 def test_a_wrong_keyword_argument_is_a_problem_too(name: str, value: object, allowed: str) -> None:
-    (said,) = problems({}, **{name: value})
-    assert said.startswith(f"configure({name}=…) is {value!r}; allowed: ")
-    assert allowed in said
+    (problem,) = problems({}, **{name: value})
+    assert problem.startswith(f"configure({name}=…) is {value!r}; allowed: ")
+    assert allowed in problem
 
 
 def test_functions_are_named_by_module_and_name() -> None:
@@ -485,9 +485,9 @@ def test_functions_are_named_by_module_and_name() -> None:
     ["shop", "shop:", ":query", "shop:que*", "shop:*.get", "shop..db:query", "shop:a:b", "sho p:query", ",", "1:f"],
 )
 def test_what_names_no_function_is_refused(text: str) -> None:
-    (said,) = problems({"CLEW_MEASURE": f"shop.orders:*,{text}" if text != "," else text})
-    assert said.startswith("CLEW_MEASURE is ")
-    assert "shop.orders:*,shop.db:query,shop.db:Store.get" in said
+    (problem,) = problems({"CLEW_MEASURE": f"shop.orders:*,{text}" if text != "," else text})
+    assert problem.startswith("CLEW_MEASURE is ")
+    assert "shop.orders:*,shop.db:query,shop.db:Store.get" in problem
 
 
 def test_a_keyword_argument_that_is_no_setting_is_a_type_error() -> None:
@@ -495,7 +495,7 @@ def test_a_keyword_argument_that_is_no_setting_is_a_type_error() -> None:
         load_settings({}, span=True)
 
 
-def test_all_problems_are_told_at_once_and_each_once() -> None:
+def test_all_problems_are_reported_at_once_and_each_once() -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere",
         "OTEL_EXPORTER_OTLP_HEADERS": "secret",
@@ -514,7 +514,7 @@ def test_all_problems_are_told_at_once_and_each_once() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_not_strict_says_all_in_one_text_and_takes_wrong_ones_for_unset(caplog: pytest.LogCaptureFixture) -> None:
+def test_not_strict_logs_all_in_one_text_and_treats_wrong_ones_as_unset(caplog: pytest.LogCaptureFixture) -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere",
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://own:4318/x",
@@ -549,8 +549,8 @@ def test_whether_to_be_strict_is_a_setting_like_the_others() -> None:
     ("name", "value"), [("cardinality_limit", 0), ("spans", "x"), ("resource", 3), ("strict", "false"), ("strict", 0)]
 )
 def test_a_wrong_keyword_argument_raises_without_being_strict_too(name: str, value: object) -> None:
-    said = problems({"CLEW_STRICT": "false", "CLEW_SPANS": "x"}, **{name: value})
-    assert {text.partition(" is ")[0] for text in said} == {"CLEW_SPANS", f"configure({name}=…)"}
+    found = problems({"CLEW_STRICT": "false", "CLEW_SPANS": "x"}, **{name: value})
+    assert {text.partition(" is ")[0] for text in found} == {"CLEW_SPANS", f"configure({name}=…)"}
 
 
 def test_the_typed_keyword_arguments_are_the_settings_there_are() -> None:
@@ -560,8 +560,8 @@ def test_the_typed_keyword_arguments_are_the_settings_there_are() -> None:
 def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_text(PEM)
-    (said,) = problems({"OTEL_EXPORTER_OTLP_CLIENT_KEY": str(key)})
-    assert "a client key together with a client certificate" in said
+    (problem,) = problems({"OTEL_EXPORTER_OTLP_CLIENT_KEY": str(key)})
+    assert "a client key together with a client certificate" in problem
     otlp = load(
         OTEL_EXPORTER_OTLP_CLIENT_KEY=str(key),
         OTEL_EXPORTER_OTLP_LOGS_CLIENT_CERTIFICATE=str(key),
@@ -573,8 +573,8 @@ def test_a_client_key_needs_its_certificate(tmp_path: Path) -> None:
 def test_a_ratio_sampler_has_its_ratio() -> None:
     settings = load(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.25")
     assert (settings.sampler, settings.sampler_argument) == ("parentbased_traceidratio", "0.25")
-    (said,) = problems({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"})
-    assert said == "OTEL_TRACES_SAMPLER_ARG is '2'; allowed: a number from 0 to 1"
+    (problem,) = problems({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"})
+    assert problem == "OTEL_TRACES_SAMPLER_ARG is '2'; allowed: a number from 0 to 1"
     assert load(OTEL_TRACES_SAMPLER_ARG="2").sampler_argument is None
 
 
@@ -596,5 +596,5 @@ def test_beside_a_configuration_file_the_other_standard_variables_are_ignored(tm
 
 
 def test_a_long_value_is_shown_in_part() -> None:
-    (said,) = problems({"CLEW_SPANS": "x" * 10_000})
-    assert len(said) < 250
+    (problem,) = problems({"CLEW_SPANS": "x" * 10_000})
+    assert len(problem) < 250

@@ -161,7 +161,7 @@ def test_what_a_task_may_raise_is_no_failure(error: Exception, eager: Tasks, rec
     assert recorded.calls("look") == {None: 1}
 
 
-def test_what_else_it_raises_is_a_failure(eager: Tasks, recorded: Recorded) -> None:
+def test_any_other_exception_is_a_failure(eager: Tasks, recorded: Recorded) -> None:
     eager.raises.append(ValueError("wrong"))
     with pytest.raises(ValueError, match="wrong"):
         eager.look.delay().get()

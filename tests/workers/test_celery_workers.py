@@ -172,7 +172,7 @@ def test_every_pool_carries_the_request_and_counts_exactly(
     assert endpoint.counters_of("clew.events") == {"request_id.replaced": 1}
 
 
-def test_a_process_of_the_pool_that_has_done_its_share_sends_what_it_has_before_it_is_replaced(
+def test_a_process_of_the_pool_that_has_run_its_tasks_sends_what_it_has_before_it_is_replaced(
     worker: Callable[..., Program], app: Any, endpoint: Endpoint
 ) -> None:
     program = worker("--pool=prefork", "--concurrency=1", "--max-tasks-per-child=1")

@@ -30,7 +30,7 @@ def queue(redis_url: str) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.real
-def test_an_eager_job_belongs_to_the_request_that_runs_it(queue: Callable[..., Any], recorded: Recorded) -> None:
+def test_a_synchronous_job_belongs_to_the_request_that_runs_it(queue: Callable[..., Any], recorded: Recorded) -> None:
     with clew.request("r-1"):
         assert queue(is_async=False).enqueue(clew.request_id).return_value() == "r-1"
         assert clew.request_id() == "r-1"

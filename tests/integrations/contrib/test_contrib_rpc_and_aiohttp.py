@@ -67,7 +67,7 @@ def ask(app: Any, path: str, **headers: str) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/orders/17", "/excluded"])
-def test_aiohttp_has_one_duration_whoever_records_it_with_the_id(
+def test_aiohttp_has_one_duration_with_the_id_from_contrib_or_from_us(
     convention: str, recorded: Recorded, path: str
 ) -> None:
     app = web.Application()

@@ -187,7 +187,7 @@ def test_a_request_that_contrib_passes_by_is_measured_by_us(
 @pytest.mark.parametrize("hops", [0, 1])
 @pytest.mark.parametrize("where", ["added", "in front"])
 @pytest.mark.parametrize("path", ["/health", "/items"])
-def test_one_point_whoever_records_it_where_contrib_excludes_urls_and_tasks_begin_in_between(
+def test_there_is_one_point_where_contrib_excludes_urls_and_tasks_begin_in_between(
     recorded: Recorded,
     contrib: Contrib,
     convention: str,

@@ -176,13 +176,13 @@ def test_the_tracker_of_multiprocessing_is_left_alone(run: Run, endpoint: Endpoi
     assert "Traceback" not in ended.stderr
 
 
-def test_nothing_is_said_of_configurators_that_nobody_has_asked_for(others: str, run: Run) -> None:
+def test_nothing_is_logged_of_configurators_that_nobody_has_asked_for(others: str, run: Run) -> None:
     ended = run(CLEW_RUN, "print('done')", PYTHONPATH=others)
     assert ended.stdout == "done\n"
     assert "Configuration of" not in ended.stderr
 
 
-def test_wrong_settings_are_said_once_and_the_program_runs(run: Run) -> None:
+def test_wrong_settings_are_logged_once_and_the_program_runs(run: Run) -> None:
     ended = run(INSTRUMENT, "print('runs')", OTEL_METRIC_EXPORT_INTERVAL="soon", **NAMED)
     assert ended.stdout == "runs\n"
     assert ended.stderr.count("OTEL_METRIC_EXPORT_INTERVAL is ") == 1
