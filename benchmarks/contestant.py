@@ -111,7 +111,7 @@ class Contestant:
         if found.request_id is False:
             wrong.append(f"{self.key}: no exemplar with the request ID {REQUEST_ID} was found")
         if found.running:
-            wrong.append(f"{self.key}: {found.running} calls are said to be running, there are none")
+            wrong.append(f"{self.key}: {found.running} calls count as running, there are none")
         return wrong
 
 

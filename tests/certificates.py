@@ -30,7 +30,7 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority of a test's own; `certificate` is what clients are told to trust (PEM)."""
+    """A certificate authority of a test's own; `certificate` is what clients trust (PEM)."""
 
     def __init__(self, name: str = "An authority for one test") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())

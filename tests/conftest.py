@@ -16,7 +16,7 @@ from clew.policy import policy
 
 pytest_plugins = ["pytester"]  # for the tests of our own plugin; pytest takes it in this file only
 
-# How long an example takes says something about the machine alone.
+# How long an example takes depends on the machine alone.
 settings.register_profile("clew", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("clew")
 

@@ -11,7 +11,7 @@ def assert_within(seconds: float, attempt: Callable[[], float]) -> None:
     """The least duration that `attempt` returns in up to `ATTEMPTS` runs is less than `seconds`.
 
     What a busy machine adds differs from one run to the next, and what the measured code waits for does not: code that
-    waits too long does so each time. All else that an attempt asserts holds in every run.
+    waits too long does so each time. Everything else that an attempt asserts holds in every run.
     """
     took: list[float] = []
     while len(took) < ATTEMPTS:

@@ -44,7 +44,7 @@ class Recorded:
 class Sender:
     """A program that records `operation.duration` and `orders`, and puts the request ID on their exemplars by a View.
 
-    It exports only when told to (`export`), to the Collector given, over gRPC or HTTP.
+    It exports only when asked to (`export`), to the Collector given, over gRPC or HTTP.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Sender:
         self._service = service
 
     def record(self, request_id: str, seconds: float, *, operation: str = "checkout", span: bool = True) -> Recorded:
-        """One measured operation and one order, inside a sampled span unless told otherwise."""
+        """One measured operation and one order, inside a sampled span by default."""
         self._recorded += 1
         trace_id, span_id = hash((self._service, request_id)) & (2**128 - 1) | 1, self._recorded
         inside = context.get_current()
@@ -97,7 +97,7 @@ class Sender:
         return Recorded(request_id, f"{trace_id:032x}" if span else "", f"{span_id:016x}" if span else "", seconds)
 
     def export(self) -> None:
-        """Exports now; an AssertionError unless the Collector took it."""
+        """Exports now; an AssertionError unless the Collector accepted it."""
         assert self._provider.force_flush(), "the export was not taken"
 
     def end(self) -> None:

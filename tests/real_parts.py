@@ -82,7 +82,7 @@ def free_port() -> int:
 
 
 def collector_binary() -> str:
-    """What CLEW_TEST_COLLECTOR names, else what `make collector` built, else a skip or, in CI, a failure."""
+    """What CLEW_TEST_COLLECTOR names, or what `make collector` built, or a skip or, in CI, a failure."""
     named = os.environ.get("CLEW_TEST_COLLECTOR")
     if named:
         if not os.access(named, os.X_OK):
@@ -93,19 +93,19 @@ def collector_binary() -> str:
 
 
 def prometheus_binary(name: str = "prometheus") -> str:
-    """`prometheus` or `promtool`: from the PATH, else what `make parts` unpacked, else a skip or, in CI, a failure."""
+    """`prometheus` or `promtool`: from the PATH, or what `make parts` unpacked, or a skip or, in CI, a failure."""
     unpacked = ROOT / "build" / "prometheus" / "usr" / "bin"
     return shutil.which(name) or shutil.which(name, path=str(unpacked)) or _missing(name)
 
 
 def prometheus3_binary() -> str:
-    """The Prometheus 3 that `make parts` built, else a skip or, in CI, a failure."""
+    """The Prometheus 3 that `make parts` built, or a skip or, in CI, a failure."""
     built = ROOT / "build" / "prometheus3" / "prometheus"
     return str(built) if built.exists() else _missing("Prometheus 3")
 
 
 def uwsgi_binary() -> str:
-    """The uWSGI that `make parts` built beside this Python, else a skip or, in CI, a failure."""
+    """The uWSGI that `make parts` built beside this Python, or a skip or, in CI, a failure."""
     built = Path(sys.executable).with_name("uwsgi")
     return str(built) if built.exists() else _missing("uWSGI")
 
@@ -211,7 +211,7 @@ class Collector(Program):
 class Prometheus(Program):
     """The real Prometheus: takes remote writes, keeps exemplars, scrapes `scrape` ("host:port" each) every second.
 
-    Where it `takes_otlp` it is Prometheus 3, else whichever is here; `otlp` is laid into its configuration for that.
+    Where it `takes_otlp` it is Prometheus 3, otherwise either version; `otlp` goes into its configuration for that.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ def get(url: str, *, accept: str = "*/*") -> Answer:
 
 
 def listens(address: str) -> bool:
-    """Whether something takes connections at "host:port"."""
+    """Whether something accepts connections at "host:port"."""
     host, port = address.rsplit(":", 1)
     with suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
         return True

@@ -1,4 +1,4 @@
-"""A clock that stands still but for what the measured code of a test says that it takes."""
+"""A clock that stands still but for the time that the measured code of a test adds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clew.operations import awaited, bindings, fast_path, generators, run, wrapp
 
 
 class StoppedClock:
-    """Stands for `perf_counter`. Its time is in whole nanoseconds, so that what is told twice is the same."""
+    """Stands for `perf_counter`. Its time is in whole nanoseconds, so that what is read twice is the same."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -93,7 +93,7 @@ def messages_of(exports, process, origin):
 
 
 def expected(everything, end, window):
-    """What is to be counted in (end - window, end], said once more in other words, from the calls themselves."""
+    """What is to be counted in (end - window, end], computed in another way, from the calls themselves."""
     edge = end - window
     counted: Counter[bool] = Counter()
     for process in everything:

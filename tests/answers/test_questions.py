@@ -322,7 +322,7 @@ def test_follow_as_text_is_a_timeline_of_all_services(shop, clew):
 def sick_shop(exports, now, *, quiet=False):
     """A front with one instance before two of the stock service, one of which fails and is slow now and then.
 
-    Returns messages, the number of requests and of failed ones. The innocent instance "c" has 1 % of the calls.
+    Returns messages, the number of requests and of failed ones. The healthy instance "c" has 1 % of the calls.
     """
     chance = random.Random(5)
     counts: dict[tuple[str, str, bool], list[float]] = {}

@@ -1,4 +1,4 @@
-"""Quantiles, trends and lift: against slower ways to say the same, and against simulated days."""
+"""Quantiles, trends and lift: against slower ways to compute the same, and against simulated days."""
 
 from __future__ import annotations
 

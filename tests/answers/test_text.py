@@ -1,4 +1,4 @@
-"""What the questions print for people: at most a screen, the worst first, nothing said twice."""
+"""What the questions print for people: at most a screen, the worst first, nothing twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark runs, records exactly what it claims, and says what it found. No time is ever asserted."""
+"""The benchmark runs, records exactly what it claims, and reports what it found. No time is ever asserted."""
 
 from __future__ import annotations
 

@@ -39,4 +39,4 @@ def test_one_that_claims_a_request_id_and_keeps_none_is_reported() -> None:
 def test_one_that_counts_ended_calls_as_running_is_reported() -> None:
     wrong = contestant(running=2)
     wrong.turn(1)
-    assert wrong.mistakes() == ["kept: 2 calls are said to be running, there are none"]
+    assert wrong.mistakes() == ["kept: 2 calls count as running, there are none"]

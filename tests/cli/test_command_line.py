@@ -1,4 +1,4 @@
-"""The command ``clew`` before any command of it runs: wrong use is answered with status 2 and what there is."""
+"""The command ``clew`` before any command of it runs: wrong use is status 2, with the commands there are."""
 
 from __future__ import annotations
 

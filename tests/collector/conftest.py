@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = str(Path(__file__).resolve().parent.parent)
-if TESTS not in sys.path:  # where pytest was not told `pythonpath = tests`
+if TESTS not in sys.path:  # where pytest runs without `pythonpath = tests`
     sys.path.insert(0, TESTS)
 
 from real_parts import Parts, show_logs  # noqa: E402

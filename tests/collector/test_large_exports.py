@@ -1,4 +1,4 @@
-"""Exports that are longer than the Collector's receiver takes in one request, with the receiver as it comes."""
+"""Exports that are longer than the Collector's receiver accepts in one request, with the receiver's defaults."""
 
 from __future__ import annotations
 

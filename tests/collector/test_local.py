@@ -54,7 +54,7 @@ def test_every_export_of_a_burst_is_printed(collector: Collector) -> None:
 
 def test_it_ends_cleanly_when_asked_to(parts: Parts) -> None:
     collector = parts.collector("local.yaml")
-    # it attends to signals only after it has said that it is ready
+    # it handles signals only after it has logged that it is ready
     assert send("http", collector, logs_message("last")) == "taken"
     eventually(lambda: "request_id: Str(last)" in collector.log(), what="the log line is printed")
     assert collector.stop() == 0

@@ -20,7 +20,7 @@ OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 
 
 @dataclass
-class Road:
+class Deployment:
     """Collector and Prometheus with remote write between them."""
 
     collector: Collector
@@ -28,19 +28,19 @@ class Road:
 
 
 @pytest.fixture(scope="module")
-def road(shared_parts: Parts) -> Road:
+def deployment(shared_parts: Parts) -> Deployment:
     prometheus = shared_parts.prometheus()
-    return Road(
+    return Deployment(
         shared_parts.collector("prometheus.yaml", COLLECTOR_REMOTE_WRITE_URL=prometheus.remote_write_url), prometheus
     )
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_counts_in_prometheus_are_exactly_those_sent_by_several_processes_over_several_exports(
-    road: Road, protocol: Protocol
+    deployment: Deployment, protocol: Protocol
 ) -> None:
     job = f"counted-{protocol}"
-    processes = [Sender(protocol, road.collector, service=job, instance=f"{job}-{number}") for number in range(3)]
+    processes = [Sender(protocol, deployment.collector, service=job, instance=f"{job}-{number}") for number in range(3)]
     sent = 0
     for export in range(5):
         for number, process in enumerate(processes):
@@ -52,25 +52,25 @@ def test_counts_in_prometheus_are_exactly_those_sent_by_several_processes_over_s
         process.end()
 
     total = f'sum(operation_duration_seconds_count{{job="{job}"}})'
-    eventually(lambda: road.prometheus.value(total) == sent, what=f"Prometheus has all {sent} calls")
-    assert road.prometheus.value(f'sum(orders_total{{job="{job}"}})') == sent
-    assert road.prometheus.value(f'sum(operation_duration_seconds_bucket{{job="{job}",le="+Inf"}})') == sent
-    assert road.prometheus.value(f'count(operation_duration_seconds_count{{job="{job}"}})') == 3
+    eventually(lambda: deployment.prometheus.value(total) == sent, what=f"Prometheus has all {sent} calls")
+    assert deployment.prometheus.value(f'sum(orders_total{{job="{job}"}})') == sent
+    assert deployment.prometheus.value(f'sum(operation_duration_seconds_bucket{{job="{job}",le="+Inf"}})') == sent
+    assert deployment.prometheus.value(f'count(operation_duration_seconds_count{{job="{job}"}})') == 3
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_every_bucket_has_an_exemplar_of_a_request_that_was_sent_with_its_own_trace_and_value(
-    road: Road, protocol: Protocol
+    deployment: Deployment, protocol: Protocol
 ) -> None:
     job = f"exemplars-{protocol}"
-    process = Sender(protocol, road.collector, service=job, instance=job)
+    process = Sender(protocol, deployment.collector, service=job, instance=job)
     recorded = [
         process.record(f"{job}-{number}", seconds) for number, seconds in enumerate([0.001, 0.02, 0.3, 4, 50] * 3)
     ]
     process.end()
 
     found = eventually(
-        lambda: _of_all_buckets(road.prometheus, job, buckets=5), what="an exemplar in each of the five buckets"
+        lambda: _of_all_buckets(deployment.prometheus, job, buckets=5), what="an exemplar in each of the five buckets"
     )
     by_id = {one.request_id: one for one in recorded}
     for exemplar in found:
@@ -79,80 +79,80 @@ def test_every_bucket_has_an_exemplar_of_a_request_that_was_sent_with_its_own_tr
         assert float(exemplar["value"]) == one.seconds
 
 
-def test_a_business_counter_has_request_ids_too(road: Road) -> None:
-    process = Sender("http", road.collector, service="counter", instance="counter")
+def test_a_business_counter_has_request_ids_too(deployment: Deployment) -> None:
+    process = Sender("http", deployment.collector, service="counter", instance="counter")
     recorded = process.record("order-1", 0.1)
     process.end()
     [exemplar] = eventually(
-        lambda: road.prometheus.exemplars('orders_total{job="counter"}'), what="the counter's exemplar"
+        lambda: deployment.prometheus.exemplars('orders_total{job="counter"}'), what="the counter's exemplar"
     )
     assert exemplar["labels"]["request_id"] == "order-1"
     assert exemplar["labels"]["trace_id"] == recorded.trace_id
 
 
-def test_the_request_id_is_no_label_of_any_series(road: Road) -> None:
-    process = Sender("grpc", road.collector, service="labels", instance="labels")
+def test_the_request_id_is_no_label_of_any_series(deployment: Deployment) -> None:
+    process = Sender("grpc", deployment.collector, service="labels", instance="labels")
     process.record("label-1", 0.1)
     process.end()
-    eventually(lambda: road.prometheus.query('{job="labels"}'), what="the series are there")
-    assert road.prometheus.query('{request_id!=""}') == []
+    eventually(lambda: deployment.prometheus.query('{job="labels"}'), what="the series are there")
+    assert deployment.prometheus.query('{request_id!=""}') == []
 
 
 @pytest.mark.parametrize(("length", "kept"), [(55, True), (56, False)])
 def test_a_request_id_of_up_to_55_characters_fits_beside_the_trace_and_a_longer_one_goes(
-    road: Road, length: int, kept: bool
+    deployment: Deployment, length: int, kept: bool
 ) -> None:
     job = f"long-{length}"
-    process = Sender("grpc", road.collector, service=job, instance=job)
+    process = Sender("grpc", deployment.collector, service=job, instance=job)
     recorded = process.record("r" * length, 0.1)
     process.end()
     [exemplar] = eventually(
-        lambda: road.prometheus.exemplars(f'{{job="{job}",__name__=~"operation_.*"}}'), what="the exemplar"
+        lambda: deployment.prometheus.exemplars(f'{{job="{job}",__name__=~"operation_.*"}}'), what="the exemplar"
     )
     assert exemplar["labels"].get("request_id") == (recorded.request_id if kept else None)
     assert exemplar["labels"]["trace_id"] == recorded.trace_id
 
 
-def test_a_request_id_of_118_characters_fits_where_there_is_no_span(road: Road) -> None:
-    process = Sender("grpc", road.collector, service="longest", instance="longest")
+def test_a_request_id_of_118_characters_fits_where_there_is_no_span(deployment: Deployment) -> None:
+    process = Sender("grpc", deployment.collector, service="longest", instance="longest")
     process.record("r" * 118, 0.1, span=False)
     process.end()
     [exemplar] = eventually(
-        lambda: road.prometheus.exemplars('{job="longest",__name__=~"operation_.*"}'), what="the exemplar"
+        lambda: deployment.prometheus.exemplars('{job="longest",__name__=~"operation_.*"}'), what="the exemplar"
     )
     assert exemplar["labels"] == {"request_id": "r" * 118}
 
 
-def test_resource_attributes_are_on_target_info_and_not_on_every_series(road: Road) -> None:
+def test_resource_attributes_are_on_target_info_and_not_on_every_series(deployment: Deployment) -> None:
     process = Sender(
         "grpc",
-        road.collector,
+        deployment.collector,
         service="info",
         instance="info-1",
         resource={"service.version": "1.2.3", "host.name": "box"},
     )
     process.record("info", 0.1)
     process.end()
-    [info] = eventually(lambda: road.prometheus.query('target_info{job="info"}'), what="target_info is there")
+    [info] = eventually(lambda: deployment.prometheus.query('target_info{job="info"}'), what="target_info is there")
     assert info["metric"]["service_version"] == "1.2.3"
     assert info["metric"]["host_name"] == "box"
     assert info["metric"]["instance"] == "info-1"
-    [series] = road.prometheus.query('operation_duration_seconds_count{job="info"}')
+    [series] = deployment.prometheus.query('operation_duration_seconds_count{job="info"}')
     assert "service_version" not in series["metric"]
-    [joined] = road.prometheus.query(
+    [joined] = deployment.prometheus.query(
         'operation_duration_seconds_count{job="info"} * on (job, instance) group_left (service_version) target_info'
     )
     assert joined["metric"]["service_version"] == "1.2.3"
 
 
 @pytest.mark.parametrize("span", [True, False], ids=["with a span", "without a span"])
-def test_the_page_to_scrape_keeps_the_counts_and_loses_the_request_ids(road: Road, span: bool) -> None:
+def test_the_page_to_scrape_keeps_the_counts_and_loses_the_request_ids(deployment: Deployment, span: bool) -> None:
     job = f"scraped-{span}".lower()
-    process = Sender("grpc", road.collector, service=job, instance=job)
+    process = Sender("grpc", deployment.collector, service=job, instance=job)
     recorded = [process.record(f"{job}-{number}", 0.3, span=span) for number in range(7)]
     process.end()
 
-    page = eventually(lambda: _page_with(road.collector, job), what="the series are on the page")
+    page = eventually(lambda: _page_with(deployment.collector, job), what="the series are on the page")
     [count] = re.findall(rf'^operation_duration_seconds_count{{.*job="{job}".*}} (\S+)', page, re.MULTILINE)
     assert float(count) == 7
     lines = [
@@ -215,34 +215,37 @@ def test_an_ended_process_s_last_export_arrives_though_prometheus_was_unreachabl
     assert [one["labels"]["request_id"] for one in prometheus.exemplars('orders_total{job="patient"}')] == ["patient-1"]
 
 
-def test_delta_senders_have_exact_counts_and_only_the_first_export_s_exemplars(road: Road) -> None:
-    process = Sender("grpc", road.collector, service="delta", instance="delta", delta=True)
+def test_delta_senders_have_exact_counts_and_only_the_first_export_s_exemplars(deployment: Deployment) -> None:
+    process = Sender("grpc", deployment.collector, service="delta", instance="delta", delta=True)
     for export in range(3):
         for call in range(4):
             process.record(f"delta-{export}-{call}", 0.3)
         process.export()
     process.end()
     eventually(
-        lambda: road.prometheus.value('operation_duration_seconds_count{job="delta"}') == 12,
+        lambda: deployment.prometheus.value('operation_duration_seconds_count{job="delta"}') == 12,
         what="the sum of three exports",
     )
-    found = road.prometheus.exemplars('operation_duration_seconds_bucket{job="delta"}')
+    found = deployment.prometheus.exemplars('operation_duration_seconds_bucket{job="delta"}')
     assert [one["labels"]["request_id"] for one in found] == ["delta-0-3"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_spans_and_log_lines_are_received_and_their_dropping_is_logged(road: Road, protocol: Protocol) -> None:
-    assert send(protocol, road.collector, traces_message("dropped")) == "taken"
-    assert send(protocol, road.collector, logs_message("dropped")) == "taken"
+def test_spans_and_log_lines_are_received_and_their_dropping_is_logged(
+    deployment: Deployment, protocol: Protocol
+) -> None:
+    assert send(protocol, deployment.collector, traces_message("dropped")) == "taken"
+    assert send(protocol, deployment.collector, logs_message("dropped")) == "taken"
     for signal in ("traces", "logs"):
         line = rf'"otelcol.component.id": "debug/dropped".*"otelcol.signal": "{signal}"'
         eventually(
-            lambda line=line: re.search(line, road.collector.log()), what=f"the log says that {signal} were dropped"
+            lambda line=line: re.search(line, deployment.collector.log()),
+            what=f"the log says that {signal} were dropped",
         )
 
 
-def test_the_collector_s_log_has_no_warning(road: Road) -> None:
-    warnings = [line for line in road.collector.log().splitlines() if re.search(r"\t(warn|error)\t", line)]
+def test_the_collector_s_log_has_no_warning(deployment: Deployment) -> None:
+    warnings = [line for line in deployment.collector.log().splitlines() if re.search(r"\t(warn|error)\t", line)]
     assert warnings == []
 
 

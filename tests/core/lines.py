@@ -1,7 +1,7 @@
 """A program that interrupts work at each of its lines, as the handler of a signal would, and then looks at the counts.
 
 ``python lines.py own|foreign WORK INTERRUPTIONS STEP``: prints the number of lines, and what is not as it has to be.
-The lines are those of `clew` and of OpenTelemetry's metrics, each STEP-th of them; WORK is done anew for each, and
+The lines are those of `clew` and of OpenTelemetry's metrics, each STEP-th of them; WORK is repeated for each, and
 INTERRUPTIONS, between commas, take turns.
 """
 
@@ -143,7 +143,7 @@ class Reader(InMemoryMetricReader):
 
     def values(self) -> dict[Any, float]:
         """Collect, and return the values and counts of all points, each of which is there once."""
-        self.collect()  # what was put off is recorded with a collection at the latest
+        self.collect()  # what was deferred is recorded with a collection at the latest
         found: dict[Any, float] = {}
         data = self.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():

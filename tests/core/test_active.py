@@ -147,7 +147,7 @@ def test_nor_is_it_with_plain_instruments_under_another_provider() -> None:
 
 
 def drain() -> None:
-    """Let go of the generators that wait for somebody to go on with them."""
+    """Drop the generators that wait for their next step."""
     waiting: list[Any] = handed_over.__defaults__[0]  # type: ignore[index]
     waiting.clear()
 

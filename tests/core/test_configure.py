@@ -51,7 +51,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Exporter(MetricExporter):
-    """Takes what it is given, unless told to fail or to hang."""
+    """Takes what it is given, unless asked to fail or to hang."""
 
     def __init__(
         self, result: MetricExportResult = MetricExportResult.SUCCESS, go_on: threading.Event | None = None

@@ -1,4 +1,4 @@
-"""A measured generator and the bare one cannot be told apart: random scripts are run on both, and compared."""
+"""A measured generator behaves exactly as the bare one: random scripts are run on both, and compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HANDLERS = ["none", "swallow", "yield", "return", "raise", "raise again"]
 
 @dataclass(frozen=True)
 class Part:
-    """A yield of a body: in what it stands, and what is done about what is thrown in there."""
+    """A yield of a body: what it is in, and what is done about what is thrown in there."""
 
     value: int
     handler: str
@@ -153,7 +153,7 @@ def step(generator: Any, operation: str, argument: Any, thrown: BaseException | 
 
 
 def seen(error: BaseException, thrown: BaseException | None, has_begun: bool) -> Any:
-    """Return all that can be told of an exception that has come out."""
+    """Return all that can be seen of an exception that has come out."""
     traceback, frames = error.__traceback__, []
     while traceback is not None:
         code = traceback.tb_frame.f_code

@@ -1,4 +1,4 @@
-"""Modules that are being imported just now: what is not all there yet counts as not imported, and harms nobody."""
+"""Modules that are being imported just now: what is only partly there counts as not imported, and does no harm."""
 
 from __future__ import annotations
 
@@ -149,5 +149,5 @@ def test_a_module_that_is_half_imported_is_not_looked_into(name: str, when: str)
     ["{}", '{"spans": true}', '{"logs": "interesting", "logs_canonical": true}', "foreign"],
 )
 def test_nothing_of_ours_is_imported_by_code_that_is_measured(settings: str) -> None:
-    """Since whoever interrupts that, the handler of a signal, would find a module that is half imported."""
+    """Since the handler of a signal that interrupts that would find a module that is half imported."""
     assert json.loads(run(FIRST_USES, settings)) == []

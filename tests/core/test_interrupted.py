@@ -1,4 +1,4 @@
-"""What the handler of a signal raises (a time limit) reaches the program wherever it comes, and nothing stays begun."""
+"""What the handler of a signal raises (a time limit) reaches the program wherever it comes, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_a_function_that_begins_at_once_differs_in_nothing_else() -> None:
 
 
 def seen_by(watch: Callable[[Any], None], function: Callable[[int], int]) -> list[str]:
-    """Return what a debugger or a profiler is told of a call."""
+    """Return what a debugger or a profiler sees of a call."""
     events: list[str] = []
 
     def told(frame: FrameType, event: str, _: object) -> Any:

@@ -15,7 +15,7 @@ import clew
 
 @pytest.fixture
 def short_turns() -> Iterator[None]:
-    """Threads that take turns as often as can be."""
+    """Threads that take turns as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""The request: its ID, who reads it, and who no more."""
+"""The request: its ID, what reads it, and what no longer does."""
 
 from __future__ import annotations
 

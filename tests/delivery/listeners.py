@@ -91,7 +91,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class HttpEndpoint:
-    """Takes OTLP over HTTP; `answers` come first, one a request, each a status, headers and a body; after `seconds`.
+    """Receives OTLP over HTTP; `answers` come first, one a request, each a status, headers and a body; after `seconds`.
 
     `pauses` come first too, one a request, in the place of `seconds`.
     """
@@ -146,7 +146,7 @@ class HttpEndpoint:
 
 
 class GrpcEndpoint:
-    """Takes OTLP over gRPC; `answers` are given first, after `seconds`: bytes, or a status and its text.
+    """Receives OTLP over gRPC; `answers` are given first, after `seconds`: bytes, or a status and its text.
 
     `pauses` come first too, one a request, in the place of `seconds`.
     """
@@ -187,7 +187,7 @@ class GrpcEndpoint:
 
 @contextmanager
 def refusing() -> Iterator[int]:
-    """A port on which nobody listens, kept so that nobody else can."""
+    """A port on which nothing listens, kept so that nothing else can."""
     with socket.socket() as taken:
         port = free_port()
         taken.bind(("127.0.0.1", port))

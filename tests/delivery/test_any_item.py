@@ -1,4 +1,4 @@
-"""One value that cannot be sent costs itself at most: whatever comes through any door, its neighbours arrive."""
+"""One value that cannot be sent costs itself at most: whatever is recorded in any way, its neighbours arrive."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_any_measurement_leaves_its_neighbours_alone(sent: Sent) -> None:
             getattr(instrument.bind({"bound": "yes"}), verb)(value)
             getattr(instrument, verb)(1, {"odd": value})
         for other, verb in theirs:
-            with suppress(Exception):  # what the SDK itself makes of it is its own affair
+            with suppress(Exception):  # what the SDK itself makes of it does not matter here
                 getattr(other, verb)(value)
             with suppress(Exception):
                 getattr(other, verb)(1, {"odd": value})
@@ -203,7 +203,7 @@ def test_any_value_in_operations_spans_and_log_records_leaves_its_neighbours_alo
             m.fail(value)
         with suppress(ValueError), clew.measure("raises"):
             raise ValueError(value)
-        with suppress(Exception):  # what `logging` and its handlers say to a message that has no text
+        with suppress(Exception):  # what `logging` and its handlers do with a message that has no text
             logger.warning(value)
         with suppress(Exception):
             logger.warning("%s", value)

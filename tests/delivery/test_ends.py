@@ -19,11 +19,11 @@ SLACK = 1.5
 """Seconds that a busy machine may add, at the least, to what the contract allows."""
 
 PROMPTLY = 30.0
-"""Seconds within which all is done that waits for nothing, half of what it would be waited for."""
+"""Seconds within which everything is done that waits for nothing, half of what it would be waited for."""
 
 
 class Ended:
-    """How a program ended: what it printed and logged, the seconds of its deliveries at the end and of all else."""
+    """How a program ended: what it printed and logged, the seconds of its deliveries at the end and of the rest."""
 
     def __init__(self, program: str, environ: dict[str, str]) -> None:
         known = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "CLEW_"))}

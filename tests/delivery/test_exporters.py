@@ -32,7 +32,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture
 def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No export is tried again: the pause before that is longer than any deadline."""
+    """No export is retried: the pause before that is longer than any deadline."""
     monkeypatch.setattr(Delivery, "_pause", lambda delivery, attempt: 3600.0)
 
 
@@ -301,7 +301,7 @@ def test_an_http_answer_that_is_no_success_is_a_failure_with_its_reason(
     made.record()
     assert not made.deliver()
     assert [reason in text for text in warnings_of(caplog)] == [True] * 3
-    is_refused = answer[0] == 400  # the others may take the totals the next time
+    is_refused = answer[0] == 400  # the others may accept the totals the next time
     assert made.lost == {"metric points": int(is_refused), "spans": 1, "log records": 1}
 
 

@@ -52,10 +52,12 @@ def measured(endpoint: Any) -> list[dict[tuple[str, str, str], float]]:
             process = found.setdefault(attributes["service.instance.id"], {})
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
                 for point in [*metric.sum.data_points, *metric.histogram.data_points]:
-                    told = {pair.key: pair.value.string_value for pair in point.attributes}
-                    if metric.name.startswith("otel.sdk.") and "otel.component.name" in told:
+                    attributes = {pair.key: pair.value.string_value for pair in point.attributes}
+                    if metric.name.startswith("otel.sdk.") and "otel.component.name" in attributes:
                         value = point.count if metric.HasField("histogram") else point.as_int
-                        process[metric.name, told["otel.component.type"], told.get("error.type", "")] = value
+                        process[metric.name, attributes["otel.component.type"], attributes.get("error.type", "")] = (
+                            value
+                        )
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""An endpoint that speaks something else than was set is named as such by the first message, at once."""
+"""An endpoint that speaks another protocol than the one set is named as such by the first message, at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SAID = {
     ("grpcs", "grpc"): (NO_TLS,),
     ("grpcs", "grpcs"): (),
 }
-"""What is said of an endpoint (second) that was set as the first."""
+"""What is logged of an endpoint (second) that was set as the first."""
 
 
 @pytest.fixture(scope="module")

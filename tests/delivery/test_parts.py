@@ -262,7 +262,7 @@ def test_totals_of_a_part_that_does_not_arrive_are_not_lost_but_deltas_are(
 ) -> None:
     for temporality, lost_at_least in (("cumulative", 0), ("delta", 1)):
         made = telemetry({**environ, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": temporality})
-        active = made.meters.get_meter("test").create_up_down_counter("active")  # cumulative whatever is asked for
+        active = made.meters.get_meter("test").create_up_down_counter("active")  # cumulative in any case
         for place in range(40):
             made.counter.add(1, {"place": place, "what": "x" * 80})
             active.add(1, {"place": place, "what": "x" * 80})

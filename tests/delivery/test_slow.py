@@ -1,4 +1,4 @@
-"""An export is over within its timeout, however slowly an endpoint answers or takes it, and the next ones go on."""
+"""An export is over within its timeout, however slowly an endpoint answers or reads it, and the next ones go on."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_export_is_over_in_time_is_logged_and_the_next_one_arrives(
 ) -> None:
     with talking(SLOW[talk]) as port:
         made = telemetry(environment(port, protocol))
-        for _ in range(30):  # more than the buffers of a connection take
+        for _ in range(30):  # more than the buffers of a connection hold
             with made.tracers.get_tracer("test").start_as_current_span("early", attributes={"what": "x" * 1_000_000}):
                 pass
         made.counter.add(1)

@@ -30,7 +30,7 @@ MINUTE = 60 * SECOND
 
 
 class Clock:
-    """The clock on the wall, which stands still but for what a test does."""
+    """The wall clock, which stands still but for what a test does."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000 * SECOND + 123_456_789
@@ -58,7 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def configured(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., clew.Telemetry]]:
-    """`clew.configure(…)` that sends metrics, and nothing else, to the endpoint, when it is told to."""
+    """`clew.configure(…)` that sends metrics alone to the endpoint, when it is asked to."""
     environ = {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none", **environ}
     made: list[clew.Telemetry] = []
 
@@ -79,7 +79,7 @@ def telemetry(configured: Callable[..., clew.Telemetry]) -> clew.Telemetry:
 
 
 def exports(endpoint: Any, name: str) -> list[list[Any]]:
-    """The points of a metric in each export with it that has been taken."""
+    """The points of a metric in each export with it that has been accepted."""
     found = [
         [point for metric in metrics_of(message) if metric.name == name for point in points_of(metric)]
         for message in endpoint.received.messages
@@ -115,7 +115,7 @@ def refuse(endpoint: Any, times: int = 1) -> None:
 
 
 def fail(endpoint: Any) -> None:
-    """Be away for one export: with an answer after which there is no other attempt, and no other content."""
+    """Be unavailable for one export: with an answer after which there is no other attempt, and no other content."""
     if isinstance(endpoint, HttpEndpoint):
         endpoint.answers.append((401, {}, b"come in with a token"))
     else:

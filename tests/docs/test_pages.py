@@ -148,7 +148,7 @@ EVENT = re.compile(r"""\bcount\(\s*f?"([a-z_.{}' ,()]+)\"""")
 
 
 def events() -> set[str]:
-    """Every name that the sources count under, and the ones of the delivery, which stand in a table."""
+    """Every name that the sources count under, and the ones of the delivery, which are in a table."""
     from clew.delivery.destination import _EVENTS
 
     found: set[str] = set(_EVENTS.values())

@@ -1,4 +1,4 @@
-"""Real parts, and the shop of examples/, for the tests of the whole road."""
+"""Real parts, and the shop of examples/, for the tests of a whole deployment."""
 
 from __future__ import annotations
 

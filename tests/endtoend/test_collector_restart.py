@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from endtoend.road import Day, http_counts, open_road, operation_counts
+from endtoend.deployment import Day, http_counts, operation_counts, running_deployment
 from real_parts import Parts, eventually
 from shop.load import AT_ONCE
 
@@ -19,21 +19,23 @@ REQUESTS = 300
 def test_a_collector_that_is_killed_under_load_and_comes_back_costs_no_count(parts: Parts, tmp_path: Path) -> None:
     answered = Answered(held_at=REQUESTS // 3)
     with (
-        open_road(parts, tmp_path, "grpc", OTEL_METRIC_EXPORT_INTERVAL="200") as road,
+        running_deployment(parts, tmp_path, "grpc", OTEL_METRIC_EXPORT_INTERVAL="200") as deployment,
         ThreadPoolExecutor(1) as background,
     ):
-        driven = background.submit(road.shop.drive, requests=REQUESTS, seconds=5.0, seed=2, progress=answered.tell)
+        driven = background.submit(
+            deployment.shop.drive, requests=REQUESTS, seconds=5.0, seed=2, progress=answered.tell
+        )
         total = "sum(http_server_request_duration_seconds_count{job='front'})"
-        eventually(lambda: (road.prometheus.value(total) or 0) > REQUESTS / 5, what="a fifth has been counted")
-        road.collector.kill()
+        eventually(lambda: (deployment.prometheus.value(total) or 0) > REQUESTS / 5, what="a fifth has been counted")
+        deployment.collector.kill()
         killed_at = answered.number
         answered.go_on()
-        answered.wait_for(killed_at + REQUESTS // 3)  # so the load goes on while nobody takes what is measured
-        assert (road.prometheus.value(total) or 0) <= killed_at + AT_ONCE < answered.number
-        road.collector.start()
+        answered.wait_for(killed_at + REQUESTS // 3)  # so the load goes on while nothing receives what is measured
+        assert (deployment.prometheus.value(total) or 0) <= killed_at + AT_ONCE < answered.number
+        deployment.collector.start()
         sent = driven.result(180)
-        road.shop.wait_until_idle()
-    day = Day(road.shop, sent, road.prometheus, road.local.store)
+        deployment.shop.wait_until_idle()
+    day = Day(deployment.shop, sent, deployment.prometheus, deployment.local.store)
 
     assert len(sent.requests) == REQUESTS
     labels = "http_request_method", "http_route", "http_response_status_code", "error_type"
@@ -51,9 +53,9 @@ def test_a_collector_that_is_killed_under_load_and_comes_back_costs_no_count(par
 
 
 class Answered:
-    """How many requests have been answered so far, told by one thread, waited for by another.
+    """How many requests have been answered so far, reported by one thread, waited for by another.
 
-    The thread that tells is held when so many have been answered: so the load is not over before the other is ready.
+    The thread that reports is held when so many have been answered: so the load is not over before the other is ready.
     """
 
     def __init__(self, *, held_at: int) -> None:

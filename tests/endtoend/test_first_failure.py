@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pytest
 from delivery.listeners import HttpEndpoint
-from endtoend.road import ask
+from endtoend.deployment import ask
 from real_parts import ROOT, Parts, Prometheus, environment_without_settings, eventually, free_port, get
 from shop.running import local_collector
 
@@ -56,8 +56,8 @@ job(4)
 
 
 @dataclass
-class Road:
-    """The way of a program's metrics to Prometheus."""
+class Deployment:
+    """Prometheus, and the settings that lead a program's metrics to it."""
 
     prometheus: Prometheus
     settings: dict[str, str]
@@ -112,41 +112,41 @@ def straight(prometheus: Prometheus) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=WAYS)
-def road(request: pytest.FixtureRequest, shared_parts: Parts) -> Road:
+def deployment(request: pytest.FixtureRequest, shared_parts: Parts) -> Deployment:
     if request.param == "OTLP":
         prometheus = shared_parts.prometheus(takes_otlp=True)
-        return Road(prometheus, straight(prometheus))
+        return Deployment(prometheus, straight(prometheus))
     prometheus = shared_parts.prometheus()
     collector = shared_parts.collector("prometheus.yaml", COLLECTOR_REMOTE_WRITE_URL=prometheus.remote_write_url)
-    return Road(prometheus, through_the_collector(collector, request.param))
+    return Deployment(prometheus, through_the_collector(collector, request.param))
 
 
 @pytest.mark.parametrize("program", [ONLY_FAILURE, FIRST_FAILURE_AFTER_SUCCESSES], ids=["only", "after successes"])
-def test_the_failure_in_the_last_line_of_a_program_is_seen_once(road: Road, program: str) -> None:
+def test_the_failure_in_the_last_line_of_a_program_is_seen_once(deployment: Deployment, program: str) -> None:
     job = f"first-{len(program)}"
-    assert "for the first time" in road.run(program, job)
-    (failed,) = road.answers(ALERT.format(job=job))
+    assert "for the first time" in deployment.run(program, job)
+    (failed,) = deployment.answers(ALERT.format(job=job))
     assert failed["metric"] == {"error_type": "ValueError"}
-    assert road.samples(f'operation_duration_seconds_count{{job="{job}",error_type="ValueError"}}') == [0, 1]
+    assert deployment.samples(f'operation_duration_seconds_count{{job="{job}",error_type="ValueError"}}') == [0, 1]
     if program is FIRST_FAILURE_AFTER_SUCCESSES:
-        assert road.samples(f'orders_total{{job="{job}"}}') == [0, 1, 2, 3, 4, 5]
-        assert road.samples(f'operation_active{{job="{job}"}}') == [0] * 5
+        assert deployment.samples(f'orders_total{{job="{job}"}}') == [0, 1, 2, 3, 4, 5]
+        assert deployment.samples(f'operation_active{{job="{job}"}}') == [0] * 5
 
 
 def test_of_an_exponential_histogram_it_is_seen_too(shared_parts: Parts) -> None:
     prometheus = shared_parts.prometheus(takes_otlp=True)
-    Road(prometheus, straight(prometheus)).run(ONLY_FAILURE, "exponential", **SETTINGS["exponential"])
+    Deployment(prometheus, straight(prometheus)).run(ONLY_FAILURE, "exponential", **SETTINGS["exponential"])
     (failed,) = prometheus.query('histogram_count(increase(operation_duration_seconds{error_type!=""}[5m])) > 0')
     assert failed["metric"]["error_type"] == "ValueError"
 
 
-def test_without_zeros_it_is_not(road: Road) -> None:
-    road.run(ONLY_FAILURE, "without", CLEW_ZERO_POINTS="false")
-    assert road.samples('operation_duration_seconds_count{job="without"}') == [1]
-    assert road.prometheus.query(ALERT.format(job="without")) == []
+def test_without_zeros_it_is_not(deployment: Deployment) -> None:
+    deployment.run(ONLY_FAILURE, "without", CLEW_ZERO_POINTS="false")
+    assert deployment.samples('operation_duration_seconds_count{job="without"}') == [1]
+    assert deployment.prometheus.query(ALERT.format(job="without")) == []
 
 
-def test_the_first_failure_of_each_forked_child_is_seen(road: Road) -> None:
+def test_the_first_failure_of_each_forked_child_is_seen(deployment: Deployment) -> None:
     program = """
 import os, sys
 import clew
@@ -171,18 +171,18 @@ for _ in range(2):
         sys.exit(0)
     assert os.waitpid(child, 0)[1] == 0
 """
-    logged = road.run(program, "forks")
+    logged = deployment.run(program, "forks")
     series = 'operation_duration_seconds_count{job="forks"}'
-    eventually(lambda: len(road.prometheus.query(series)) == 3, what=f"three instances, {logged}")
-    assert len(road.prometheus.query(f"increase({series}[5m]) > 0")) == 3
-    assert {value["value"][1] for value in road.prometheus.query(series)} == {"1"}
+    eventually(lambda: len(deployment.prometheus.query(series)) == 3, what=f"three instances, {logged}")
+    assert len(deployment.prometheus.query(f"increase({series}[5m]) > 0")) == 3
+    assert {value["value"][1] for value in deployment.prometheus.query(series)} == {"1"}
 
 
-def test_the_advised_alert_on_what_clew_has_dropped_answers(road: Road) -> None:
+def test_the_advised_alert_on_what_clew_has_dropped_answers(deployment: Deployment) -> None:
     program = "import clew\nclew.configure()\nfor _ in range(5): clew.counter('orders').add(1, {'request_id': 'x'})\n"
-    road.run(program, "dropped")
+    deployment.run(program, "dropped")
     assert EVENTS_ALERT in (ROOT / "docs" / "metrics.md").read_text()
-    found = [one["metric"] for one in road.answers(EVENTS_ALERT) if one["metric"]["job"] == "dropped"]
+    found = [one["metric"] for one in deployment.answers(EVENTS_ALERT) if one["metric"]["job"] == "dropped"]
     assert found == [{"job": "dropped", "event_name": "attribute.ignored"}]
 
 
@@ -343,8 +343,8 @@ service:
 """
         )
         collector = parts.collector(str(configuration), COLLECTOR_BACKEND_URL=endpoint.url)
-        road = Road(None, through_the_collector(collector, way))  # type: ignore[arg-type]
-        logged = road.run(COUNTED, "deltas", **SETTINGS[buckets])
+        deployment = Deployment(None, through_the_collector(collector, way))  # type: ignore[arg-type]
+        logged = deployment.run(COUNTED, "deltas", **SETTINGS[buckets])
         expected = {"orders": 20, "size": 10, "operation.duration": 10}
         eventually(lambda: added_up(endpoint) == expected, what=f"{expected}: {logged}")
         assert collector.stop() == 0
@@ -373,7 +373,7 @@ def added_up(endpoint: HttpEndpoint) -> dict[str, float]:
 def test_the_page_to_scrape_has_the_last_totals(parts: Parts) -> None:
     prometheus = parts.prometheus()
     collector = parts.collector("prometheus.yaml", COLLECTOR_REMOTE_WRITE_URL=prometheus.remote_write_url)
-    Road(prometheus, through_the_collector(collector, "HTTP")).run(COUNTED, "page")
+    Deployment(prometheus, through_the_collector(collector, "HTTP")).run(COUNTED, "page")
     page = get(collector.scrape_url).text
     counted = re.findall(r"^operation_duration_seconds_count{.*} (\d+)", page, re.MULTILINE)
     assert sorted(counted) == ["1", "9"]
@@ -383,8 +383,8 @@ def test_the_page_to_scrape_has_the_last_totals(parts: Parts) -> None:
 @pytest.mark.parametrize("buckets", SETTINGS)
 def test_the_local_collector_counts_each_run_once(tmp_path: Path, buckets: str) -> None:
     with local_collector(tmp_path) as local:
-        road = Road(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": local.http})  # type: ignore[arg-type]
-        road.run(COUNTED, "once", **SETTINGS[buckets])
+        deployment = Deployment(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": local.http})  # type: ignore[arg-type]
+        deployment.run(COUNTED, "once", **SETTINGS[buckets])
         (work,) = ask("report", "--store", str(local.store))["operations"]
     assert (work["name"], work["calls"], work["errors"]) == ("work", 10, {"ValueError": 1})
 
@@ -402,17 +402,17 @@ clew.counter("orders", scope="shop.batch").add(10)
 
 def test_counters_of_one_name_in_two_scopes_are_two_series_where_prometheus_is_configured_so(parts: Parts) -> None:
     prometheus = parts.prometheus(takes_otlp=True, otlp={"promote_scope_metadata": True})
-    Road(prometheus, straight(prometheus)).run(TWO_SCOPES, "scopes")
+    Deployment(prometheus, straight(prometheus)).run(TWO_SCOPES, "scopes")
     assert of_each_scope(prometheus) == {"shop.web": "1", "shop.batch": "10"}
     untold = parts.prometheus(takes_otlp=True)
-    Road(untold, straight(untold)).run(TWO_SCOPES, "scopes")
+    Deployment(untold, straight(untold)).run(TWO_SCOPES, "scopes")
     assert len(of_each_scope(untold)) == 1
 
 
 def test_by_remote_write_they_are_two_series_anyway(parts: Parts) -> None:
     prometheus = parts.prometheus()
     collector = parts.collector("prometheus.yaml", COLLECTOR_REMOTE_WRITE_URL=prometheus.remote_write_url)
-    Road(prometheus, through_the_collector(collector, "HTTP")).run(TWO_SCOPES, "scopes")
+    Deployment(prometheus, through_the_collector(collector, "HTTP")).run(TWO_SCOPES, "scopes")
     eventually(lambda: len(of_each_scope(prometheus)) == 2, what="both series")
     assert of_each_scope(prometheus) == {"shop.web": "1", "shop.batch": "10"}
 

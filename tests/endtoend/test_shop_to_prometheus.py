@@ -9,7 +9,7 @@ import re
 
 import httpx
 import pytest
-from endtoend.road import CHECKOUT, Day, ask, http_counts, open_road, operation_counts
+from endtoend.deployment import CHECKOUT, Day, ask, http_counts, operation_counts, running_deployment
 from real_parts import Parts
 from shop.load import Sent
 
@@ -18,23 +18,23 @@ pytestmark = pytest.mark.real
 ENDS = ("201", "402", "409", "500", "503")
 BUCKETS = '{__name__=~"(operation|http_server_request)_duration_seconds_bucket"}'
 CLOCKS_DIFFER = 0.005
-"""In seconds: spans are timed by the clock on the wall, all else by one that nobody sets."""
+"""In seconds: spans are timed by the wall clock, everything else by a monotonic one."""
 HTTP_LABELS = ("http_request_method", "http_route", "http_response_status_code", "error_type")
 
 
 @pytest.fixture(scope="module", params=["grpc", "http/protobuf"])
 def day(request: pytest.FixtureRequest, shared_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Day:
     folder = tmp_path_factory.mktemp("shop")
-    with open_road(shared_parts, folder, request.param, OTEL_METRIC_EXPORT_INTERVAL="500") as road:
-        provider = f"{road.shop.addresses['payments-2']}/provider"
+    with running_deployment(shared_parts, folder, request.param, OTEL_METRIC_EXPORT_INTERVAL="500") as deployment:
+        provider = f"{deployment.shop.addresses['payments-2']}/provider"
         httpx.put(provider, json={"sick": True}, trust_env=False).raise_for_status()
         sent = Sent(seed=0)
         while not all(sent.count(CHECKOUT, status) for status in ENDS):  # chance decides which payments fail
             sent.seed += 1
             assert sent.seed < 20, sent.outcomes()
-            sent.requests += road.shop.drive(requests=200, seconds=2.5, seed=sent.seed, sick=False).requests
-        road.shop.wait_until_idle()
-    return Day(road.shop, sent, road.prometheus, road.local.store)
+            sent.requests += deployment.shop.drive(requests=200, seconds=2.5, seed=sent.seed, sick=False).requests
+        deployment.shop.wait_until_idle()
+    return Day(deployment.shop, sent, deployment.prometheus, deployment.local.store)
 
 
 def test_every_request_was_answered_and_each_kind_of_end_was_among_them(day: Day) -> None:

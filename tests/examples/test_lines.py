@@ -11,7 +11,7 @@ from shop import lines
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> lines.Lines:
     """A day of the shop with its lines held."""
-    # with no request slow by time: how fast the machine is shall not matter
+    # with no request slow by time: how fast the machine is must not matter
     return lines.run(tmp_path_factory.mktemp("lines"), requests=400, seconds=6.0, seed=1, slow=600)
 
 
@@ -44,9 +44,9 @@ def test_what_belongs_to_no_request_is_sent(day: lines.Lines) -> None:
 def test_the_program_prints_the_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["lines.py", "--requests", "60", "--seconds", "1"])
     assert lines.main() == 0
-    told = capsys.readouterr().out
-    assert "log lines" in told
-    assert "missing of the front's failed requests       0" in told
+    printed = capsys.readouterr().out
+    assert "log lines" in printed
+    assert "missing of the front's failed requests       0" in printed
 
 
 def test_it_is_documented_where_it_stands() -> None:

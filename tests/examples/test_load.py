@@ -89,12 +89,12 @@ def test_the_same_seed_sends_the_same_and_reports_it_exactly(
         status = load.main(
             [front, "--requests", "150", "--seconds", "0.5", "--seed", "5", "--format", "json", "--each"]
         )
-        told = json.loads(capsys.readouterr().out)
+        printed = json.loads(capsys.readouterr().out)
         assert status == 0
-        assert told["sent"] == len(told["requests"]) == len(requests) == 150
-        assert sum(count for statuses in told["outcomes"].values() for count in statuses.values()) == 150
-        assert told["named_by_customers"] == sum(name is not None for *_, name in requests)
-        assert {one["request_id"] for one in told["requests"]} == {name or "made-here" for *_, name in requests}
+        assert printed["sent"] == len(printed["requests"]) == len(requests) == 150
+        assert sum(count for statuses in printed["outcomes"].values() for count in statuses.values()) == 150
+        assert printed["named_by_customers"] == sum(name is not None for *_, name in requests)
+        assert {one["request_id"] for one in printed["requests"]} == {name or "made-here" for *_, name in requests}
         runs.append(sorted(requests, key=str))
     assert runs[0] == runs[1]
 

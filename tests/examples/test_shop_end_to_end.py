@@ -20,7 +20,7 @@ from shop.running import CLEW, PAYMENTS_INSTANCES, RunningShop, local_collector,
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "shop" / "demo.py"
 CHECKOUT = "POST /carts/{cart_id}/checkout"
 CLOCKS_DIFFER = 0.005
-"""In seconds: spans are timed by the clock on the wall, all else by one that nobody sets."""
+"""In seconds: spans are timed by the wall clock, everything else by a monotonic one."""
 
 
 @dataclass

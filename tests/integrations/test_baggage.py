@@ -48,7 +48,7 @@ def test_any_id_comes_out_of_baggage_as_it_went_in(name: str) -> None:
     assert carrier["X-Request-ID"] == name
     assert extracted(carrier["baggage"]) == name
     found = W3CBaggagePropagator().extract({"baggage": [carrier["baggage"]]}, Context())
-    assert otel_baggage.get_all(found) == {"request_id": name}  # so does everybody else read it
+    assert otel_baggage.get_all(found) == {"request_id": name}  # others read it in the same way
 
 
 def test_entries_of_others_stay_and_another_id_is_replaced() -> None:

@@ -21,7 +21,7 @@ SLACK = 1.5
 """Seconds that a busy machine may add, at the least, to what the contract allows: see `durations.assert_within`."""
 
 PROMPTLY = 45.0
-"""Seconds within which all is done that waits for nothing."""
+"""Seconds within which everything is done that waits for nothing."""
 
 PATIENCE = 90.0
 """Seconds that a program, and what it prints, is waited for; and what it has itself to deliver at its end, where a test
@@ -85,14 +85,14 @@ class Program:
             reader.join(PATIENCE)
         return status
 
-    def told(self, word: str) -> list[str]:
+    def values(self, word: str) -> list[str]:
         """The rest of each printed line that begins with a word."""
         return [line[len(word) :].strip() for line in list(self.printed) if line.startswith(f"{word} ")]
 
     @property
     def ending(self) -> float:
         """Seconds from the last line ``ENDING <time.monotonic()>`` to the end of the process."""
-        return self.ended_at - float(self.told("ENDING")[-1])
+        return self.ended_at - float(self.values("ENDING")[-1])
 
 
 PREAMBLE = """

@@ -1,4 +1,4 @@
-"""What arrived at an endpoint of a test, told apart by the process that sent it."""
+"""What arrived at an endpoint of a test, by the process that sent it."""
 
 from __future__ import annotations
 

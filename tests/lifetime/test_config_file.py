@@ -146,7 +146,7 @@ def test_the_propagators_are_those_of_the_file_or_else_ours_too(
         "print('FIELDS', *(field.lower() for field in propagate.get_global_textmap().fields))",
         OTEL_CONFIG_FILE=file(http.port, text),
     )
-    assert set(program.told("FIELDS")[0].split()) == fields
+    assert set(program.values("FIELDS")[0].split()) == fields
 
 
 def test_what_the_file_leaves_out_is_not_measured(run: Callable[..., Any], file: Callable[..., str], http: Any) -> None:
@@ -263,7 +263,7 @@ assert metrics.get_meter_provider() is before
         http.port,
         OTEL_CONFIG_FILE=file(http.port, text),
     )
-    (found,) = program.told("SAID")
+    (found,) = program.values("SAID")
     assert "LOG" not in program.errors
     assert "OTEL_CONFIG_FILE" in found
     assert message in found
@@ -290,5 +290,5 @@ except clew.ConfigurationError as error:
 """,
         OTEL_CONFIG_FILE=file(http.port),
     )
-    assert "pip install 'clew[config]'" in program.told("SAID")[0]
-    assert "OTEL_CONFIG_FILE is" in program.told("SAID")[0]
+    assert "pip install 'clew[config]'" in program.values("SAID")[0]
+    assert "OTEL_CONFIG_FILE is" in program.values("SAID")[0]

@@ -24,7 +24,7 @@ def test_the_api_loads_the_propagator_by_its_name_whatever_is_imported_first(
         preamble="",
         OTEL_PROPAGATORS="request_id",
     )
-    assert program.told("FIELDS") == ["X-Request-ID"]
+    assert program.values("FIELDS") == ["X-Request-ID"]
     assert not program.errors
 
 
@@ -56,7 +56,7 @@ assert telemetry.settings.metric_exporters == telemetry.settings.span_exporters 
         OTEL_TRACES_EXPORTER="broken",
         CLEW_SHUTDOWN_TIMEOUT="0.2",
     )
-    assert program.told("SAID") == ["OTEL_METRICS_EXPORTER OTEL_TRACES_EXPORTER"]
+    assert program.values("SAID") == ["OTEL_METRICS_EXPORTER OTEL_TRACES_EXPORTER"]
     assert program.errors.count("these are treated as unset") == 1
 
 

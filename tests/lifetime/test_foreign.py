@@ -75,7 +75,7 @@ NOTHING_SENT = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("METRICS", "TRA
 def told(program: Any, which: int = -1) -> dict[str, list[dict[str, Any]]]:
     import json
 
-    found: dict[str, list[dict[str, Any]]] = json.loads(program.told("TOLD")[which])
+    found: dict[str, list[dict[str, Any]]] = json.loads(program.values("TOLD")[which])
     return found
 
 
@@ -129,7 +129,7 @@ atexit.register(lambda: print("SHUT", len(ended)))
     found = told(program)
     assert found["plain"][0]["value"] == 4
     assert found["orders"][0]["value"] == 2  # not while clew was shut down
-    assert program.told("SHUT") == ["0"]
+    assert program.values("SHUT") == ["0"]
 
 
 def test_an_operation_under_way_while_configure_comes_leaves_no_run_behind(run: Callable[..., Any]) -> None:

@@ -170,7 +170,7 @@ os.waitpid(child, 0)
         http.port,
         OTEL_RESOURCE_ATTRIBUTES="service.instance.id=web-1,deployment.environment.name=test",
     )
-    child, grandchild = program.told("CHILD")[0].split()
+    child, grandchild = program.values("CHILD")[0].split()
     assert instances(http) == {"web-1", f"web-1-{child}", f"web-1-{grandchild}"}
 
 
@@ -201,7 +201,7 @@ if child:
     assert len(found) >= 6
     assert {each["team"] for each in found} == {"red"}
     assert {each["service.name"] for each in found} == {"program"}
-    assert {each["process.pid"] for each in found} == set(program.told("PIDS")[0].split())
+    assert {each["process.pid"] for each in found} == set(program.values("PIDS")[0].split())
     assert len({(each["process.pid"], each["service.instance.id"]) for each in found}) == 2
 
 
@@ -283,7 +283,7 @@ def test_a_fork_while_the_parent_is_at_it_leaves_a_child_that_works(
 ) -> None:
     program = run(START + FORKS_WHILE.format(blocks=blocks), http.port)
     exact(http, 2, 1)
-    assert program.told("ENDING")
+    assert program.values("ENDING")
     assert program.ending < PROMPTLY
 
 

@@ -67,7 +67,7 @@ if __name__ == "__main__":
         preamble=CHILDREN,
         OTEL_RESOURCE_ATTRIBUTES="service.instance.id=web-1",
     )
-    assert totals(http, "orders") == {"web-1": 1, f"web-1-{program.told('CHILD')[0]}": 2}
+    assert totals(http, "orders") == {"web-1": 1, f"web-1-{program.values('CHILD')[0]}": 2}
     assert instances(http) == set(totals(http, "orders"))
 
 
@@ -147,7 +147,7 @@ if __name__ == "__main__":
                 CLEW_SHUTDOWN_TIMEOUT="1",
             )
         assert "not delivered at the end" in program.errors
-        return float(program.told("JOINED")[0]) - float(program.told("LEFT")[0])
+        return float(program.values("JOINED")[0]) - float(program.values("LEFT")[0])
 
     assert_within(1.0 + SLACK, attempt)
 
@@ -173,7 +173,7 @@ if __name__ == "__main__":
         OTEL_RESOURCE_ATTRIBUTES="service.instance.id=job",
     )
     exact(http, 1)
-    assert instances(http) == {f"job-{program.told('CHILD')[0]}"}
+    assert instances(http) == {f"job-{program.values('CHILD')[0]}"}
 
 
 def test_a_process_forked_by_the_fork_server_that_has_configured_counts_from_zero(

@@ -50,7 +50,7 @@ plain = metrics.get_meter("library").create_counter("plain")
 
 
 def port_of(program: Any) -> int:
-    """The port that a server, told to choose, says it listens on."""
+    """The port that a server, left to choose, logs."""
     address = r"(?:Listening at:|Uvicorn running on) http://127\.0\.0\.1:(\d+)"
     return int(eventually(lambda: re.search(address, program.errors))[1])
 

@@ -124,7 +124,7 @@ def test_the_handler_of_the_application_is_the_only_one(code: str, start: Callab
     program.wait_for("READY")
     program.signal(signal.SIGTERM)
     assert program.end() == 7
-    assert program.told("MINE") == ["15"]
+    assert program.values("MINE") == ["15"]
     assert all_three_signals_arrived(http)
 
 
@@ -135,7 +135,7 @@ def test_a_signal_that_is_ignored_stays_ignored(run: Callable[..., Any], http: A
         + 'os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.05)\nprint("ALIVE", 1)',
         http.port,
     )
-    assert program.told("ALIVE") == ["1"]
+    assert program.values("ALIVE") == ["1"]
 
 
 def test_a_handler_that_goes_on_to_the_one_before_dies_of_the_signal(start: Callable[..., Any], http: Any) -> None:
@@ -154,7 +154,7 @@ print("READY", flush=True); time.sleep(60)
     program.wait_for("READY")
     program.signal(signal.SIGTERM)
     assert program.end() == -signal.SIGTERM
-    assert program.told("MINE") == ["15"]
+    assert program.values("MINE") == ["15"]
     assert all_three_signals_arrived(http)
 
 

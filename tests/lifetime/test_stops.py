@@ -154,7 +154,7 @@ def test_a_signal_that_a_process_raises_to_die_of_it_sends_all_before(
     program.wait_for("READY")
     program.signal(number)
     assert program.end() == -number, program.errors
-    assert not program.told("ALIVE")
+    assert not program.values("ALIVE")
     for name in COUNTERS:
         assert list(totals(http, name).values()) == [2], name
 
@@ -168,7 +168,7 @@ def test_a_signal_that_is_blocked_ends_nothing(start: Callable[..., Any], http: 
     program.wait_for("READY")
     program.signal(TERM)
     assert program.end() == 0, program.errors
-    assert program.told("ALIVE") == ["1"]
+    assert program.values("ALIVE") == ["1"]
     for name in COUNTERS:
         assert list(totals(http, name).values()) == [3], name
 
@@ -187,4 +187,4 @@ assert (signal.raise_signal, os.kill, os.killpg, signal.pthread_kill) == before
 print("SAME", 1)
 """
     )
-    assert program.told("SAME") == ["1"]
+    assert program.values("SAME") == ["1"]

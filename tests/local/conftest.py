@@ -95,7 +95,7 @@ class Collector:
 
 
 class Exports:
-    """Makes OTLP messages: as plain as a test can say them."""
+    """Makes OTLP messages, in as few words as a test can."""
 
     second = SECOND
     bounds = (0.001, 0.01, 0.1, 1.0, 10.0)

@@ -21,7 +21,7 @@ LIMIT = 2**20
 
 @pytest.fixture
 def keep(tmp_path):
-    """Store exports within a bound; returns how many rows of each table are left, and what was said."""
+    """Store exports within a bound; returns how many rows of each table are left, and what was reported."""
 
     def keep(*pairs, limit=LIMIT):
         reported: list[str] = []

@@ -49,7 +49,7 @@ class Sent:
 
 @pytest.fixture(autouse=True)
 def every_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
-    """A logger that lets everything pass, and nothing that was said before."""
+    """A logger that lets everything pass, and nothing that was logged before."""
     monkeypatch.setattr(diagnostics, "_warned", set())
     monkeypatch.setattr(diagnostics, "_counts", {})
     monkeypatch.setattr(diagnostics, "_reported", {})

@@ -31,7 +31,7 @@ def test_of_one_request_that_logs_too_much_the_oldest_are_dropped_and_counted(
             logger.info("%d", number)
         logger.error("failed")
     assert sent.texts()[1:] == ["2", "3", "4", "failed"]
-    assert "were dropped, the oldest first" in sent.texts()[0]  # said by clew itself
+    assert "were dropped, the oldest first" in sent.texts()[0]  # logged by clew itself
     assert sent.recorded.events() == {"held_logs.dropped": 2}
 
 

@@ -1,4 +1,4 @@
-"""With CLEW_LOGS_CANONICAL each request has one record that tells what it was, how long it took and what was in it."""
+"""With CLEW_LOGS_CANONICAL each request has one record with what it was, how long it took and what was in it."""
 
 from __future__ import annotations
 
@@ -65,23 +65,23 @@ def test_a_line_has_what_how_long_how_it_ended_and_what_was_in_it(lines: Sent) -
     with clew.request("r-1"):
         send_order()
     (record,) = lines.canonical()
-    told = dict(record.attributes)
+    fields = dict(record.attributes)
     assert record.severity_text == "INFO"
-    assert record.body == f"send order succeeded in {told['request.duration']:.6f} s"
-    assert told["request_id"] == "r-1"
-    assert told["request.name"] == "send order"
-    assert told["request.outcome"] == "success"
-    assert "error.type" not in told
-    assert told["carrier"] == "bicycle"
-    assert told["tracking"] == "b-17"
-    operations = told["request.operations"]
+    assert record.body == f"send order succeeded in {fields['request.duration']:.6f} s"
+    assert fields["request_id"] == "r-1"
+    assert fields["request.name"] == "send order"
+    assert fields["request.outcome"] == "success"
+    assert "error.type" not in fields
+    assert fields["carrier"] == "bicycle"
+    assert fields["tracking"] == "b-17"
+    operations = fields["request.operations"]
     assert {name: (runs["count"], runs["failed"]) for name, runs in operations.items()} == {
         "send order": (1, 0),
         "pack": (2, 0),
         "hand over": (1, 0),
     }
     spent = [operations[name]["duration"] for name in ("pack", "hand over", "send order")]
-    assert 0 < spent[0] + spent[1] < spent[2] < told["request.duration"] < NEVER
+    assert 0 < spent[0] + spent[1] < spent[2] < fields["request.duration"] < NEVER
     assert lines.recorded.calls("pack") == {None: 2}
     assert lines.recorded.durations("hand over")[0].attributes["carrier"] == "bicycle"
 
@@ -89,9 +89,12 @@ def test_a_line_has_what_how_long_how_it_ended_and_what_was_in_it(lines: Sent) -
 def test_a_failed_request_names_its_error_type(lines: Sent) -> None:
     with suppress(ValueError), clew.request():
         send_order(fails=True)
-    told = lines.line()
-    assert (told["request.outcome"], told["error.type"]) == ("failure", "ValueError")
-    assert {name for name, runs in told["request.operations"].items() if runs["failed"]} == {"hand over", "send order"}
+    fields = lines.line()
+    assert (fields["request.outcome"], fields["error.type"]) == ("failure", "ValueError")
+    assert {name for name, runs in fields["request.operations"].items() if runs["failed"]} == {
+        "hand over",
+        "send order",
+    }
     assert lines.canonical()[0].body.startswith("send order failed (ValueError) in 0.")
 
 
@@ -127,11 +130,11 @@ def test_the_last_of_several_values_counts_and_the_fields_of_the_line_are_not_re
         m.note("msg", "mine")
         m.note("name", "mine")
         m.note("request_id", "mine")
-    told = lines.line()
-    assert told["attempt"] == 2
-    assert told["request.outcome"] == "success"
-    assert told["value.request.outcome"] == told["value.msg"] == told["value.name"] == "mine"
-    assert told["request_id"] == "r-1"
+    fields = lines.line()
+    assert fields["attempt"] == 2
+    assert fields["request.outcome"] == "success"
+    assert fields["value.request.outcome"] == fields["value.msg"] == fields["value.name"] == "mine"
+    assert fields["request_id"] == "r-1"
 
 
 def test_operations_and_values_on_a_line_are_bounded_and_what_is_cut_is_counted(
@@ -144,14 +147,14 @@ def test_operations_and_values_on_a_line_are_bounded_and_what_is_cut_is_counted(
         for number in range(5):
             with clew.measure(f"step {number}") as m:
                 m.note(f"value {number}", "1234567")
-    told = lines.line()
-    assert {name: runs["count"] for name, runs in told["request.operations"].items()} == {
+    fields = lines.line()
+    assert {name: runs["count"] for name, runs in fields["request.operations"].items()} == {
         "step 0": 1,
         "step 1": 1,
         "step 2": 1,
         canonical.FURTHER: 2,
     }
-    assert {name: value for name, value in told.items() if name.startswith("value")} == {
+    assert {name: value for name, value in fields.items() if name.startswith("value")} == {
         "value 0": "12345",
         "value 1": "12345",
     }
@@ -174,12 +177,12 @@ def test_each_request_has_its_own_line_and_further_entries_into_it_none(lines: S
             send_order()
         with clew.request("inner"):
             pack()
-    told = {record.attributes["request_id"]: dict(record.attributes) for record in lines.canonical()}
+    fields = {record.attributes["request_id"]: dict(record.attributes) for record in lines.canonical()}
     assert len(lines.canonical()) == 2
-    counts = {name: runs["count"] for name, runs in told["outer"]["request.operations"].items()}
+    counts = {name: runs["count"] for name, runs in fields["outer"]["request.operations"].items()}
     assert counts == {"pack": 3, "send order": 1, "hand over": 1}
-    assert told["outer"]["tracking"] == "b-17"
-    assert told["inner"]["request.operations"]["pack"]["count"] == 1
+    assert fields["outer"]["tracking"] == "b-17"
+    assert fields["inner"]["request.operations"]["pack"]["count"] == 1
 
 
 def test_an_http_request_is_named_by_method_and_route(lines: Sent) -> None:
@@ -263,10 +266,10 @@ def test_a_run_of_a_task_is_named_by_the_task(lines: Sent) -> None:
 
     with TaskRun("shop.send", queue="orders") as run:
         run.call(send_order)
-    told = lines.line()
-    assert told["request.name"] == "shop.send"
-    assert told["messaging.destination.name"] == "orders"
-    assert told["request.operations"]["shop.send"]["count"] == 1
+    fields = lines.line()
+    assert fields["request.name"] == "shop.send"
+    assert fields["messaging.destination.name"] == "orders"
+    assert fields["request.operations"]["shop.send"]["count"] == 1
 
 
 def test_the_line_of_a_request_whose_records_are_dropped_stays(follow: Callable[..., Sent]) -> None:

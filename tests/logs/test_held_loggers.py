@@ -250,7 +250,7 @@ def test_a_record_whose_values_cannot_be_rendered_is_left_to_the_handler_that_wr
         except ValueError:
             logger.info("not to be formatted", exc_info=True)
         logger.error("failed")
-    assert "no traceback today" in capsys.readouterr().err, "said as logging says what a handler cannot write"
+    assert "no traceback today" in capsys.readouterr().err, "logging reports it as it does what a handler cannot write"
     assert written() == ["failed"]
 
 

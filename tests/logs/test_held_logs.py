@@ -107,7 +107,7 @@ def test_a_failure_that_is_expected_everywhere_is_none(hold: Callable[..., Sent]
     assert sent.texts() == []
 
 
-# the share
+# the sample ratio
 
 
 def test_all_or_none_of_the_requests_can_be_sampled(hold: Callable[..., Sent]) -> None:
@@ -460,7 +460,7 @@ def test_a_request_with_a_record_older_than_the_bound_is_kept_without_a_further_
         assert sent.texts() == ["early", "late"]
     with clew.request():
         logger.info("next")
-        wait_until(lambda: sent.texts() == ["early", "late", "next"], "only the first one was let go", 20)
+        wait_until(lambda: sent.texts() == ["early", "late", "next"], "only the first one was released", 20)
 
 
 def test_shutdown_releases_what_is_held(held: Sent) -> None:

@@ -63,7 +63,7 @@ logged.wait()
     )
     expected = ["under way", "under way in a thread"]
     assert sorted(texts(http, "under way", "dropped")) == expected
-    assert sorted(program.told("WROTE")) == expected
+    assert sorted(program.values("WROTE")) == expected
 
 
 def test_sigterm_releases_what_is_held(start: Callable[..., Any], http: Any) -> None:
@@ -84,7 +84,7 @@ with clew.request("r-1"):
     program.signal(signal.SIGTERM)
     assert program.end() == -signal.SIGTERM, program.errors
     assert texts(http, "under way", "dropped") == ["under way"]
-    assert program.told("WROTE") == ["under way"]
+    assert program.values("WROTE") == ["under way"]
 
 
 @pytest.mark.skipif(not may_unshare(), reason="a PID namespace needs rights")
@@ -106,7 +106,7 @@ with clew.request("r-1"):
     assert program.end() == 0, program.errors
     expected = ["under way", "under way still"]
     assert texts(http, "under way") == expected
-    assert program.told("WROTE") == expected
+    assert program.values("WROTE") == expected
 
 
 @pytest.mark.parametrize("lock", ["written.target.lock", "tracking.current.held_logs._lock"])
@@ -163,7 +163,7 @@ with clew.request("r-1"):
     assert sorted(found) == sorted(
         ["of the parent", "parent failed", "child in the request of the parent", "child kept", "child failed"]
     )
-    assert program.told("WROTE").count("of the parent") == 1
+    assert program.values("WROTE").count("of the parent") == 1
 
 
 def test_the_end_of_the_inherited_request_in_a_child_is_not_logged_there(run: Callable[..., Any], http: Any) -> None:
@@ -206,7 +206,7 @@ assert os.waitpid(child, 0)[1] == 0
         **HOLD,
     )
     assert texts(http, "of the") == ["of the child"]
-    assert program.told("WROTE") == ["of the child"]
+    assert program.values("WROTE") == ["of the child"]
 
 
 def test_a_fork_while_threads_log_leaves_a_child_that_holds(run: Callable[..., Any], http: Any) -> None:
@@ -279,14 +279,14 @@ with clew.request("r-1"), clew.measure("check out") as m:
         for record in scope.log_records
         if scope.scope.name == "clew.canonical"
     ]
-    told = {attribute.key: attribute.value for attribute in line.attributes}
-    assert told["order.id"].string_value == "8f3c"
-    assert told["request_id"].string_value == "r-1"
-    (operation,) = told["request.operations"].kvlist_value.values
+    fields = {attribute.key: attribute.value for attribute in line.attributes}
+    assert fields["order.id"].string_value == "8f3c"
+    assert fields["request_id"].string_value == "r-1"
+    (operation,) = fields["request.operations"].kvlist_value.values
     assert operation.key == "check out"
     runs = {each.key: each.value for each in operation.value.kvlist_value.values}
     assert (runs["count"].int_value, runs["failed"].int_value) == (1, 0)
-    assert 0 < runs["duration"].double_value <= told["request.duration"].double_value
+    assert 0 < runs["duration"].double_value <= fields["request.duration"].double_value
 
 
 DJANGO = """

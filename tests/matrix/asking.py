@@ -1,4 +1,4 @@
-"""Asks a real server in a process of its own once, ends it, and keeps all that anybody has got of it."""
+"""Asks a real server in a process of its own once, ends it, and keeps all that it sent and printed."""
 
 from __future__ import annotations
 

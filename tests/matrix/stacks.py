@@ -51,7 +51,7 @@ class Stack:
 
     @property
     def answers_500_itself(self) -> bool:
-        """Whether it is the server that answers an exception: nothing else is outside of our middleware."""
+        """Whether it is the server that answers an exception: it alone is outside our middleware."""
         return self.framework == "plain"
 
     @property
@@ -63,7 +63,7 @@ class Stack:
     def logs_exceptions(self) -> bool:
         """Whether somebody logs an unhandled exception by `logging`, with the exception itself.
 
-        wsgiref prints it, and granian makes a text of it.
+        wsgiref prints it, and granian logs it as text.
         """
         unlogged = {"wsgiref": {"plain"}, "granian": {"plain", "starlette", "fastapi"}, "granian-wsgi": {"plain"}}
         return self.framework not in unlogged.get(self.server, set())

@@ -1,4 +1,4 @@
-"""``clew.events``: each event is told once, by whichever provider was the one to tell it."""
+"""``clew.events``: each event is exported once, by the provider of its time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def replace_request_ids(number: int) -> None:
 def test_a_new_configuration_exports_what_has_not_been_exported(configured: Callable[..., Recorded]) -> None:
     configured().telemetry.shutdown()
     first = configured()
-    before = first.events()  # what earlier tests have left untold
+    before = first.events()  # what earlier tests have left unexported
     replace_request_ids(3)
     told = {**before, "request_id.replaced": before.get("request_id.replaced", 0) + 3}
     assert first.events() == first.events() == told

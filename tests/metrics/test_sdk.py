@@ -251,7 +251,7 @@ def test_a_processor_of_log_records_can_be_put_first() -> None:
     assert provider._multi_log_record_processor._log_record_processors == (ours, theirs)
 
 
-# what the sharded recorder asks
+# what the sharded recorder reads
 
 
 def test_the_readers_and_the_exemplar_filter_of_a_provider_are_found(

@@ -99,7 +99,7 @@ def write(tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., Program]]:
-    """Start a program by `clew run` and let it go on: `start("gunicorn", …, VARIABLE=value)`."""
+    """Start a program by `clew run` and leave it running: `start("gunicorn", …, VARIABLE=value)`."""
     begun: list[Program] = []
 
     def begin(*command: str, **variables: str) -> Program:

@@ -1,4 +1,4 @@
-"""What is switched on in a program that knows nothing of it, and that what it has chosen itself stays."""
+"""What is switched on in a program without `clew`, and that what it has chosen itself stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What configures `clew`: each variable's meaning, its default, and what is said of a wrong value."""
+"""What configures `clew`: each variable's meaning, its default, and the message for a wrong value."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ async def uses_the_methods(shop: Shop) -> None:
 
 
 async def blocks() -> None:
-    """A block tells its run what happens inside."""
+    """A block reports to its run what happens inside."""
     with clew.measure("charge card", attributes={"tier": "gold"}) as m:
         assert_type(m.set("payment.method", "visa"), None)
         assert_type(m.note("order.id", "8f3c"), None)

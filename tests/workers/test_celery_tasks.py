@@ -1,4 +1,4 @@
-"""Eager tasks of Celery, and by a worker in a thread of this process, read in memory."""
+"""Tasks of Celery run eagerly, and by a worker in a thread of this process, read in memory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_task_that_is_measured_by_name_too_is_measured_once(
 
 
 class Tasks:
-    """An application with a few tasks, which tell what they saw."""
+    """An application with a few tasks, which report what they saw."""
 
     def __init__(self, name: str, **settings: Any) -> None:
         self.app = celery.Celery(name, broker="memory://", backend="cache+memory://", set_as_current=False)

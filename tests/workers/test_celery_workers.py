@@ -1,4 +1,4 @@
-"""Celery's own workers, in processes of their own, with a real redis-server between them and who sends tasks."""
+"""Celery's own workers, in processes of their own, with a real redis-server between them and the sender of tasks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def headers(self):
 
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Any]:
-    """The application of who sends tasks: it knows them by name alone."""
+    """The application of the sender of tasks: it knows them by name alone."""
     needs("celery")
     import celery
 
@@ -79,7 +79,7 @@ def app(redis_url: str) -> Iterator[Any]:
     app = celery.Celery("sender", broker=redis_url, backend=redis_url, set_as_current=False)
     yield app
     gc.collect()  # results that nobody asked for unsubscribe from the server when they are collected
-    app.backend.result_consumer.subscribed_to.clear()  # what is collected later tells nothing to a server that is gone
+    app.backend.result_consumer.subscribed_to.clear()  # what is collected later sends nothing to a server that is gone
     app.close()
     clew.integrations.celery.uninstrument()
 

@@ -49,7 +49,7 @@ def app() -> Iterator[Any]:
 
 @pytest.fixture(params=["contrib first", "contrib second"])
 def measured(request: pytest.FixtureRequest, app: Any, recorded: Recorded) -> Iterator[Recorded]:
-    """Telemetry with contrib's handlers connected before or after all else."""
+    """Telemetry with contrib's handlers connected before or after all others."""
     if request.param == "contrib second":
         instrument()
     meters = recorded.telemetry.meter_provider

@@ -1,4 +1,4 @@
-"""Dramatiq's own workers, in processes of their own, with a real redis-server between them and who sends messages."""
+"""Dramatiq's own workers, in processes of their own, with a real redis-server between them and the sender."""
 
 from __future__ import annotations
 

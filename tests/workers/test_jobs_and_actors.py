@@ -1,4 +1,4 @@
-"""Eager jobs of RQ, and actors of Dramatiq run by a worker in threads of this process, read in memory."""
+"""Jobs of RQ run synchronously, and actors of Dramatiq run by a worker in threads of this process, read in memory."""
 
 from __future__ import annotations
 

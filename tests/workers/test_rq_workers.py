@@ -1,4 +1,4 @@
-"""RQ's own workers, in processes of their own, with a real redis-server between them and who enqueues jobs."""
+"""RQ's own workers, in processes of their own, with a real redis-server between them and the enqueuing process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SimpleWorker(rq.SimpleWorker):
 
 @pytest.fixture
 def queue(redis_url: str) -> Iterator[Any]:
-    """The queue of who enqueues jobs: it knows them by name alone."""
+    """The queue of the process that enqueues jobs: it knows them by name alone."""
     needs("rq")
     import redis
     import rq

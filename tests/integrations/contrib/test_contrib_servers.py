@@ -1,4 +1,4 @@
-"""Beside opentelemetry-python-contrib's server instrumentations: one point a request, whoever records it, with its ID.
+"""Beside opentelemetry-python-contrib's server instrumentations: one point a request, from either side, with its ID.
 
 Needs opentelemetry-instrumentation-{asgi,wsgi,flask,fastapi,starlette}, which pin an older API and SDK.
 """

@@ -33,7 +33,7 @@ if CONTRIB:
 
 
 def configure_logging() -> None:
-    """For servers that are told their logging by no option."""
+    """For servers that have no option for their logging."""
     logging.config.dictConfig(LOGGING)
 
 

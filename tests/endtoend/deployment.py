@@ -1,4 +1,4 @@
-"""The whole road: the shop → the Collector → Prometheus by remote write, and → the local collector beside it."""
+"""A whole deployment: the shop → the Collector → Prometheus by remote write, and → the local collector beside it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ALSO_LOCAL = {
         }
     },
 }
-"""What is laid over prometheus.yaml: everything goes to the local collector as well."""
+"""What is merged over prometheus.yaml: everything goes to the local collector as well."""
 
 
 class Collector:
-    """The real Collector with prometheus.yaml and `ALSO_LOCAL`; begun anew, it has the same addresses."""
+    """The real Collector with prometheus.yaml and `ALSO_LOCAL`; restarted, it has the same addresses."""
 
     def __init__(self, parts_folder: Path, prometheus: Prometheus, local: LocalCollector) -> None:
         self._folder = parts_folder
@@ -58,11 +58,11 @@ class Collector:
         self._program: Program | None = None
 
     def endpoint(self, protocol: Protocol) -> str:
-        """Where OTLP is taken by this protocol."""
+        """Where OTLP is received by this protocol."""
         return "http://" + self._settings[f"COLLECTOR_{'GRPC' if protocol == 'grpc' else 'HTTP'}_ENDPOINT"]
 
     def start(self) -> None:
-        """Starts it; returns once it takes OTLP."""
+        """Starts it; returns once it receives OTLP."""
         self._starts += 1
         configurations = [CONFIGURATIONS / "prometheus.yaml", self._overlay]
         self._program = program = Program(
@@ -88,8 +88,8 @@ class Collector:
 
 
 @dataclass
-class Road:
-    """The running parts of the road."""
+class Deployment:
+    """Its running parts."""
 
     shop: RunningShop
     collector: Collector
@@ -124,7 +124,7 @@ class Day:
 
 
 @contextmanager
-def open_road(parts: Parts, folder: Path, protocol: Protocol, **settings: str) -> Generator[Road]:
+def running_deployment(parts: Parts, folder: Path, protocol: Protocol, **settings: str) -> Generator[Deployment]:
     """Runs all parts; at the block's end the shop ends, and the Collector after it has passed on what it holds."""
     prometheus = parts.prometheus()
     with local_collector(folder) as local:
@@ -132,13 +132,13 @@ def open_road(parts: Parts, folder: Path, protocol: Protocol, **settings: str) -
         try:
             collector.start()
             with running_shop(collector.endpoint(protocol), folder, protocol=protocol, settings=settings) as shop:
-                yield Road(shop, collector, prometheus, local)
+                yield Deployment(shop, collector, prometheus, local)
         finally:
             collector.stop()
 
 
 def ask(*arguments: str) -> dict[str, Any]:
-    """What ``clew`` answers to a machine."""
+    """What ``clew`` answers as JSON."""
     answer = subprocess.run(
         [*CLEW, *arguments, "--format", "json"], capture_output=True, text=True, check=False, timeout=180
     )
