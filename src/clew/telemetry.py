@@ -27,7 +27,7 @@ from clew.metrics.sharded_recorder import ShardedMeterProvider, ShardedRecorder
 from clew.operations import pipeline
 from clew.operations.bind import import_bindings
 from clew.policy import policy
-from clew.providers.from_settings import ProviderArguments
+from clew.providers.arguments import ProviderArguments
 from clew.providers.signals import Signals, build
 from clew.settings import ConfigurationError, Settings, load_settings
 from clew.settings.arguments import comparable, differences
@@ -143,7 +143,7 @@ class Telemetry:
                 if not self._is_started and counts():  # nothing was measured, but there is something to tell
                     self._start()
                 self._outcome = deliver(senders, closing=True, timeout=timeout)
-                self._signals.leave_foreign()
+                self._signals.remove_added_readers()
                 lifetime.unregister(self)
             return self._outcome
         finally:

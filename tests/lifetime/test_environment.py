@@ -36,13 +36,13 @@ real = metadata.entry_points
 class Broken:
     name = "broken"
     def load(self): raise RuntimeError("on purpose")
-from clew import exporters
+from clew.exporters import from_settings
 from clew.settings import otel_variables
 def points(*, group, name=None):
     if group in ("opentelemetry_metrics_exporter", "opentelemetry_traces_exporter") and name in (None, "broken"):
         return [Broken()]
     return real(group=group, **({} if name is None else {"name": name}))
-exporters.entry_points = otel_variables.entry_points = points
+from_settings.entry_points = otel_variables.entry_points = points
 try:
     clew.configure()
 except clew.ConfigurationError as error:

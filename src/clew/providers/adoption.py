@@ -27,13 +27,13 @@ def _adopt(provider: MeterProvider) -> None:
         return
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
-    say_what_lacks(provider)
+    warn_of_missing_request_ids(provider)
     import_bindings()
     pipeline.use(pipeline.Pipeline(provider, PortableRecorder(provider), tracer=trace.get_tracer("clew", __version__)))
 
 
-def say_what_lacks(provider: MeterProvider) -> None:
-    """Say once what keeps request IDs off the exemplars of a MeterProvider that the application built."""
+def warn_of_missing_request_ids(provider: MeterProvider) -> None:
+    """Warn where a MeterProvider of the application keeps no request IDs on exemplars, and say what it needs."""
     if isinstance(provider, NoOpMeterProvider):
         warn_once("no-op provider", "The application has set a NoOpMeterProvider: nothing is measured")
         return
@@ -52,13 +52,13 @@ def is_foreign(provider: Any) -> bool:
 
 
 class ForeignProvider:
-    """A provider that the application built, among what delivers: it is flushed, and never shut down."""
+    """A provider that the application built, as a sender: it is flushed, and never shut down."""
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what the provider has; False where it says that it failed."""
+        """Send what the provider has; return False where it says that it failed."""
         flush = getattr(self._provider, "force_flush", None)
         return flush is None or flush(timeout_millis) is not False
 

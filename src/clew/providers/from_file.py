@@ -30,7 +30,8 @@ from clew.metrics.sdk.providers import put_first
 from clew.metrics.sdk.views import replace_views
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor
-from clew.providers.from_settings import BuiltProvider, ProviderArguments, metric_readers, unusable
+from clew.providers.arguments import ProviderArguments
+from clew.providers.from_settings import BuiltProvider, metric_readers, unusable
 from clew.settings import ConfigurationError, Problem, Settings
 from clew.settings.problems import shown
 from clew.settings.resource import INSTANCE_ID, host_and_process
@@ -40,7 +41,7 @@ T = TypeVar("T")
 _VARIABLE = "OTEL_CONFIG_FILE"
 
 
-class ConfigFile:
+class ProvidersFromFile:
     """Builds the providers that a configuration file describes.
 
     Attributes:
@@ -52,22 +53,22 @@ class ConfigFile:
         ConfigurationError: The package is missing, or the file cannot be read or is wrong.
     """
 
-    def __init__(self, settings: Settings, given: ProviderArguments, resource: Any) -> None:
+    def __init__(self, settings: Settings, arguments: ProviderArguments, resource: Any) -> None:
         assert settings.config_file is not None
         self._path = settings.config_file
         self._settings = settings
-        self._given = given
+        self._arguments = arguments
         try:
             from opentelemetry.configuration import file  # pyright: ignore[reportMissingTypeStubs]
         except ImportError as error:
-            raise self._wrong(
+            raise self._problem(
                 f"a file only with the package that reads it: pip install 'clew[config]' ({error})"
             ) from error
         self._file: Any = file
-        self._config: Any = self._made(lambda: file.load_config_file(self._path))
+        self._config: Any = self._call(lambda: file.load_config_file(self._path))
         self.disabled = bool(self._config.disabled)
         own = Resource({INSTANCE_ID: str(uuid.uuid4())})
-        described: Resource = own.merge(self._made(lambda: file.create_resource(self._config.resource)))
+        described: Resource = own.merge(self._call(lambda: file.create_resource(self._config.resource)))
         if resource is not None:
             described = described.merge(resource if isinstance(resource, Resource) else Resource(dict(resource)))
         self.instance_id_given = described.attributes[INSTANCE_ID] != own.attributes[INSTANCE_ID]
@@ -78,17 +79,17 @@ class ConfigFile:
     def metrics(self) -> BuiltProvider:
         """Build the MeterProvider of the file, with request IDs on its exemplars."""
         config = self._config.meter_provider
-        given = self._given.metrics
+        given = self._arguments.metrics
         if config is None and given is None:
             return BuiltProvider(None)
         if config is not None and given is not None:
             config.readers = []
-        provider: MeterProvider = self._made(lambda: self._file.create_meter_provider(config, self.resource))
+        provider: MeterProvider = self._call(lambda: self._file.create_meter_provider(config, self.resource))
         atexit.unregister(provider.shutdown)
         has_filter = config is not None and config.exemplar_filter is not None
         replace_views(
             provider,
-            lambda theirs: views(*theirs, *self._given.views),
+            lambda theirs: views(*theirs, *self._arguments.views),
             None if has_filter else exemplar_filter(),
         )
         if given is None:
@@ -104,13 +105,13 @@ class ConfigFile:
     def spans(self) -> BuiltProvider:
         """Build the TracerProvider of the file, with request IDs on its spans."""
         config = self._config.tracer_provider
-        given = self._given.span_processors
+        given = self._arguments.span_processors
         if config is None and given is None:
             return BuiltProvider(None)
         if config is not None and given is not None:
             config.processors = []
         limits = self._config.attribute_limits
-        provider: TracerProvider = self._made(lambda: self._file.create_tracer_provider(config, self.resource, limits))
+        provider: TracerProvider = self._call(lambda: self._file.create_tracer_provider(config, self.resource, limits))
         atexit.unregister(provider.shutdown)
         for processor in (RequestIdSpanProcessor(), *(given or ())):
             provider.add_span_processor(processor)
@@ -119,13 +120,13 @@ class ConfigFile:
     def logs(self) -> BuiltProvider:
         """Build the LoggerProvider of the file, with request IDs on its log records."""
         config = self._config.logger_provider
-        given = self._given.log_processors
+        given = self._arguments.log_processors
         if config is None and given is None:
             return BuiltProvider(None)
         if config is not None and given is not None:
             config.processors = []
         limits = self._config.attribute_limits
-        provider: LoggerProvider = self._made(lambda: self._file.create_logger_provider(config, self.resource, limits))
+        provider: LoggerProvider = self._call(lambda: self._file.create_logger_provider(config, self.resource, limits))
         atexit.unregister(provider.shutdown)
         put_first(provider, RequestIdLogRecordProcessor())
         for processor in given or ():
@@ -135,7 +136,7 @@ class ConfigFile:
     def propagator(self) -> TextMapPropagator | None:
         """Build the propagator of the file; None where it names none."""
         config = self._config.propagator
-        return None if config is None else self._made(lambda: self._file.create_propagator(config))
+        return None if config is None else self._call(lambda: self._file.create_propagator(config))
 
     def instrument(self) -> None:
         """Activate the instrumentations that the file names."""
@@ -145,20 +146,20 @@ class ConfigFile:
 
         configure_instrumentation(self._config.instrumentation_development)
 
-    def _made(self, make: Callable[[], T]) -> T:
+    def _call(self, make: Callable[[], T]) -> T:
         try:
-            with _heard_on_success():
+            with _logged_on_success():
                 return make()
-        except Exception as error:  # the package's own error, or whatever a plug-in raises
-            raise self._wrong(f"a file that can be used; this fails: {error}") from error
+        except Exception as error:  # of the package itself, or of a plug-in
+            raise self._problem(f"a file that can be used; this fails: {error}") from error
 
-    def _wrong(self, allowed: str) -> ConfigurationError:
+    def _problem(self, allowed: str) -> ConfigurationError:
         return ConfigurationError([Problem(_VARIABLE, shown(self._path), allowed)])
 
 
 @contextmanager
-def _heard_on_success() -> Generator[None]:
-    """Hold back what the package logs until it is known that it does not raise the same."""
+def _logged_on_success() -> Generator[None]:
+    """Hold back what the package logs, and drop it where the block raises an error, which says the same."""
     package = logging.getLogger("opentelemetry.configuration")
     records: list[logging.LogRecord] = []
 

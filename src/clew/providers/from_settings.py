@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, LogRecordProcessor
@@ -14,7 +14,6 @@ from opentelemetry.sdk.metrics import (
     TraceBasedExemplarFilter,
 )
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
-from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 
@@ -24,7 +23,8 @@ from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
 from clew.metrics.sharded_recorder import ShardedMeterProvider
 from clew.metrics.views import exemplar_filter, views
 from clew.propagation.spans import RequestIdSpanProcessor
-from clew.settings import ConfigurationError, Problem, Settings
+from clew.providers.arguments import ProviderArguments
+from clew.settings import BatchSettings, ConfigurationError, Problem, Settings
 from clew.settings.problems import shown
 
 _EXEMPLAR_FILTERS: dict[str | None, Callable[[], ExemplarFilter]] = {
@@ -33,46 +33,6 @@ _EXEMPLAR_FILTERS: dict[str | None, Callable[[], ExemplarFilter]] = {
     "always_off": AlwaysOffExemplarFilter,
     "trace_based": TraceBasedExemplarFilter,
 }
-
-
-@dataclass(frozen=True)
-class ProviderArguments:
-    """What `clew.configure()` was given for its providers; None stands for what the environment names."""
-
-    views: Sequence[View] = ()
-    metric_exporters: Sequence[MetricExporter] | None = None
-    metric_readers: Sequence[MetricReader] | None = None
-    span_processors: Sequence[SpanProcessor] | None = None
-    log_processors: Sequence[LogRecordProcessor] | None = None
-
-    @property
-    def metrics(self) -> list[MetricExporter | MetricReader] | None:
-        """Readers and exporters, or None where neither was given."""
-        if self.metric_readers is None and self.metric_exporters is None:
-            return None
-        return [*(self.metric_readers or ()), *(self.metric_exporters or ())]
-
-    def problems(self) -> list[Problem]:
-        """Find what is not of the kind that its argument takes."""
-        kinds: dict[str, type] = {
-            "views": View,
-            "metric_exporters": MetricExporter,
-            "metric_readers": MetricReader,
-            "span_processors": SpanProcessor,
-            "log_processors": LogRecordProcessor,
-        }
-        return [
-            Problem(f"configure({name}=…)", shown(getattr(self, name)), f"{kind.__name__}s, a sequence of them")
-            for name, kind in kinds.items()
-            if not _are(getattr(self, name), kind)
-        ]
-
-
-def _are(value: Any, kind: type) -> bool:
-    if not isinstance(value, Sequence):
-        return value is None
-    items: Sequence[object] = value  # pyright: ignore[reportUnknownVariableType]
-    return all(isinstance(item, kind) for item in items)
 
 
 @dataclass(frozen=True)
@@ -104,69 +64,53 @@ def span_processors(settings: Settings, given: Sequence[SpanProcessor] | None) -
     """Make the processors of the exporters that are set, unless some are given."""
     if given is not None:
         return list(given)
-    batch = settings.spans_batch
-    return [
-        SpanBatchProcessor(
-            exporter,
-            delay=batch.delay,
-            timeout=batch.timeout,
-            queue_size=batch.queue_size,
-            batch_size=batch.batch_size,
-            shutdown_timeout=settings.shutdown_timeout,
-        )
-        for exporter in exporters.span_exporters(settings)
-    ]
+    arguments = _batch_arguments(settings, settings.spans_batch)
+    return [SpanBatchProcessor(exporter, **arguments) for exporter in exporters.span_exporters(settings)]
 
 
 def log_processors(settings: Settings, given: Sequence[LogRecordProcessor] | None) -> list[LogRecordProcessor]:
     """Make the processors of the exporters that are set, unless some are given."""
     if given is not None:
         return list(given)
-    batch = settings.logs_batch
-    return [
-        LogBatchProcessor(
-            exporter,
-            delay=batch.delay,
-            timeout=batch.timeout,
-            queue_size=batch.queue_size,
-            batch_size=batch.batch_size,
-            shutdown_timeout=settings.shutdown_timeout,
-        )
-        for exporter in exporters.log_exporters(settings)
-    ]
+    arguments = _batch_arguments(settings, settings.logs_batch)
+    return [LogBatchProcessor(exporter, **arguments) for exporter in exporters.log_exporters(settings)]
 
 
-class Environment:
-    """Builds the providers that the settings describe; raises ConfigurationError where something cannot be made."""
+def _batch_arguments(settings: Settings, batch: BatchSettings) -> dict[str, Any]:
+    return {**asdict(batch), "shutdown_timeout": settings.shutdown_timeout}
 
-    def __init__(self, settings: Settings, given: ProviderArguments) -> None:
+
+class ProvidersFromSettings:
+    """Builds the providers that the settings describe; raises ConfigurationError where one cannot be built."""
+
+    def __init__(self, settings: Settings, arguments: ProviderArguments) -> None:
         self.disabled = settings.disabled
         self.resource: Resource = settings.resource
         self.instance_id_given = settings.instance_id_given
         self._settings = settings
-        self._given = given
+        self._arguments = arguments
 
     def metrics(self) -> BuiltProvider:
         """Build the MeterProvider whose exemplars carry request IDs."""
-        settings, given = self._settings, self._given
-        readers = metric_readers(settings, given.metrics)
+        settings, arguments = self._settings, self._arguments
+        readers = metric_readers(settings, arguments.metrics)
         try:
             provider = ShardedMeterProvider(
                 metric_readers=readers,
                 resource=self.resource,
-                views=views(*given.views),
+                views=views(*arguments.views),
                 exemplar_filter=_EXEMPLAR_FILTERS[settings.exemplar_filter](),
                 shutdown_on_exit=False,
             )
         except Exception as error:  # a reader that belongs to another provider
-            raise unusable("metric_readers", given.metric_readers, error) from error
+            raise unusable("metric_readers", arguments.metric_readers, error) from error
         return BuiltProvider(provider, readers)
 
     def spans(self) -> BuiltProvider:
         """Build the TracerProvider whose spans carry request IDs."""
         settings = self._settings
         limits = settings.limits
-        processors = span_processors(settings, self._given.span_processors)
+        processors = span_processors(settings, self._arguments.span_processors)
         provider = TracerProvider(
             resource=self.resource,
             sampler=exporters.make_sampler(settings),
@@ -187,7 +131,7 @@ class Environment:
     def logs(self) -> BuiltProvider:
         """Build the LoggerProvider that the log records of the program go to, where they go anywhere."""
         limits = self._settings.limits
-        processors = log_processors(self._settings, self._given.log_processors)
+        processors = log_processors(self._settings, self._arguments.log_processors)
         if not processors:
             return BuiltProvider(None)
         provider = LoggerProvider(

@@ -27,14 +27,15 @@ from clew.metrics.sdk.providers import put_first, update_resource
 from clew.operations import pipeline
 from clew.propagation.spans import RequestIdSpanProcessor
 from clew.providers import from_settings
-from clew.providers.adoption import ForeignProvider, is_foreign, say_what_lacks
-from clew.providers.from_settings import BuiltProvider, Environment, ProviderArguments
+from clew.providers.adoption import ForeignProvider, is_foreign, warn_of_missing_request_ids
+from clew.providers.arguments import ProviderArguments
+from clew.providers.from_settings import BuiltProvider, ProvidersFromSettings
 from clew.settings import ConfigurationError, Problem, Settings, identity_in_child
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
 
-    from clew.providers.from_file import ConfigFile
+    from clew.providers.from_file import ProvidersFromFile
 
 _DEFAULT_PROPAGATORS = ("tracecontext", "baggage", "request_id")
 
@@ -107,7 +108,7 @@ class Signals:
         service = self.resource.attributes.get("service.name")
         return f"{service} sends {', '.join(ways) or 'nothing'}"
 
-    def leave_foreign(self) -> None:
+    def remove_added_readers(self) -> None:
         """Take the readers given in code out of the application's MeterProvider."""
         for reader in self.readers_added:
             try:
@@ -116,17 +117,17 @@ class Signals:
                 warn_once("remove reader", "A reader could not be taken from the application's provider: %s", error)
 
 
-def build(settings: Settings, given: ProviderArguments, resource: Any) -> Signals:
+def build(settings: Settings, arguments: ProviderArguments, resource: Any) -> Signals:
     """Build the providers that the application has not set, and set them and the propagators.
 
     Raises:
         ConfigurationError: Something cannot be built; nothing is set then.
     """
-    source: Environment | ConfigFile = Environment(settings, given)
+    source: ProvidersFromSettings | ProvidersFromFile = ProvidersFromSettings(settings, arguments)
     if settings.config_file is not None and not settings.disabled:
-        from clew.providers.from_file import ConfigFile
+        from clew.providers.from_file import ProvidersFromFile
 
-        source = ConfigFile(settings, given, resource)
+        source = ProvidersFromFile(settings, arguments, resource)
     signals = Signals(source.resource, source.instance_id_given, enabled=not source.disabled)
     if source.disabled:
         propagate.set_global_textmap(propagator(settings))
@@ -156,19 +157,19 @@ def build(settings: Settings, given: ProviderArguments, resource: Any) -> Signal
         raise ConfigurationError(dict.fromkeys(problems))
 
     if of_metrics is None:
-        _use_meters(signals, meters, settings, given)
+        _use_meters(signals, meters, settings, arguments)
     elif signals.take(of_metrics):
         signals.meter_provider = of_metrics.provider
         if meters not in pipeline.own_providers:
             metrics.set_meter_provider(of_metrics.provider)
     if of_spans is None:
-        _use_tracers(signals, tracers, given)
+        _use_tracers(signals, tracers, arguments)
     elif signals.take(of_spans):
         signals.tracer_provider = of_spans.provider
         if tracers not in pipeline.own_providers:
             trace.set_tracer_provider(of_spans.provider)
     if of_logs is None:
-        _use_loggers(signals, loggers, given)
+        _use_loggers(signals, loggers, arguments)
     elif signals.take(of_logs):
         signals.logger_provider = of_logs.provider
         if loggers not in pipeline.own_providers:
@@ -192,60 +193,60 @@ def propagator(settings: Settings) -> CompositePropagator:
 
 # providers that the application built
 
-_given_to: WeakSet[Any] = WeakSet()
+_with_request_ids: WeakSet[Any] = WeakSet()
 """The application's providers that have a processor of ours for request IDs already."""
 
 
-def _use_meters(signals: Signals, provider: Any, settings: Settings, given: ProviderArguments) -> None:
-    say_what_lacks(provider)
+def _use_meters(signals: Signals, provider: Any, settings: Settings, arguments: ProviderArguments) -> None:
+    warn_of_missing_request_ids(provider)
     signals.meter_provider = provider
     signals.foreign.append(ForeignProvider(provider))
-    if given.views:
-        _say_unused("views", "MeterProvider")
-    if given.metrics is not None:
+    if arguments.views:
+        _warn_unused("views", "MeterProvider")
+    if arguments.metrics is not None:
         if not isinstance(provider, MeterProvider):
-            _say_unused("metric_exporters and metric_readers", "MeterProvider")
+            _warn_unused("metric_exporters and metric_readers", "MeterProvider")
             return
-        for reader in from_settings.metric_readers(settings, given.metrics):
+        for reader in from_settings.metric_readers(settings, arguments.metrics):
             provider.add_metric_reader(reader)
             signals.readers_added.append(reader)
         signals.add(*signals.readers_added)
 
 
-def _use_tracers(signals: Signals, provider: Any, given: ProviderArguments) -> None:
+def _use_tracers(signals: Signals, provider: Any, arguments: ProviderArguments) -> None:
     signals.tracer_provider = provider
     signals.foreign.append(ForeignProvider(provider))
     if not isinstance(provider, TracerProvider):
-        if given.span_processors:
-            _say_unused("span_processors", "TracerProvider")
+        if arguments.span_processors:
+            _warn_unused("span_processors", "TracerProvider")
         return
-    if provider not in _given_to:
-        _given_to.add(provider)
+    if provider not in _with_request_ids:
+        _with_request_ids.add(provider)
         provider.add_span_processor(RequestIdSpanProcessor())
-    for processor in given.span_processors or ():
+    for processor in arguments.span_processors or ():
         provider.add_span_processor(processor)
         signals.add(processor)
 
 
-def _use_loggers(signals: Signals, provider: Any, given: ProviderArguments) -> None:
+def _use_loggers(signals: Signals, provider: Any, arguments: ProviderArguments) -> None:
     signals.logger_provider = provider
     signals.foreign.append(ForeignProvider(provider))
     if not isinstance(provider, LoggerProvider):
-        if given.log_processors:
-            _say_unused("log_processors", "LoggerProvider")
+        if arguments.log_processors:
+            _warn_unused("log_processors", "LoggerProvider")
         return
-    if provider not in _given_to:
-        _given_to.add(provider)
+    if provider not in _with_request_ids:
+        _with_request_ids.add(provider)
         put_first(provider, RequestIdLogRecordProcessor())
-    for processor in given.log_processors or ():
+    for processor in arguments.log_processors or ():
         provider.add_log_record_processor(processor)
         signals.add(processor)
 
 
-def _say_unused(arguments: str, kind: str) -> None:
+def _warn_unused(names: str, kind: str) -> None:
     warn_once(
-        ("unused", arguments),
+        ("unused", names),
         "The application has set a %s of its own, which clew works with; the %s given to clew.configure() are not used",
         kind,
-        arguments,
+        names,
     )

@@ -12,7 +12,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 
 from clew.logs_bridge import handler
 from clew.logs_bridge.request_id_processor import RequestIdLogRecordProcessor
-from clew.providers.from_settings import ProviderArguments
+from clew.providers.arguments import ProviderArguments
 from clew.providers.signals import Signals, build, propagator
 from clew.settings import Settings, load_settings
 from clew.telemetry import Configured, replaced_by, set_policy

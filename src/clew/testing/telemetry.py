@@ -23,7 +23,7 @@ from clew.operations.instrument import names as instrument_names
 from clew.operations.site import sites
 from clew.policy import policy
 from clew.propagation.cell import request_id_in
-from clew.providers.from_settings import ProviderArguments
+from clew.providers.arguments import ProviderArguments
 from clew.providers.signals import Signals
 from clew.settings import Settings, load_settings
 from clew.telemetry import Telemetry, new_pipeline, set_policy
