@@ -15,8 +15,8 @@ class Delta:
     """What the shards of a series hold together, and what has been added since the last collection.
 
     Attributes:
-        counts: Of each bucket, since the series was made; None where they are what they were, and then there is neither
-            any of the next three.
+        counts: Of each bucket, since the series was made; None where nothing was counted, and then the next three are
+            not there.
         seen_counts: What they were at the last collection.
         total: The sum, since the series was made.
         seen_total: What it was at the last collection.
@@ -66,7 +66,7 @@ def best_of_each_bucket(
 
     Args:
         candidates: Each with the bucket of the shard that it was in.
-        bucket_of: Which bucket each bucket of a shard is a part of, where they are finer.
+        bucket_of: Which bucket each bucket of a shard is a part of; None where they are the same.
     """
     best: dict[int, ExemplarCandidate] = {}
     for candidate in candidates:

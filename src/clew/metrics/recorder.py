@@ -6,7 +6,7 @@ seconds. Recorders differ in speed, never in what arrives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.context import Context, create_key, set_value
@@ -84,11 +84,21 @@ class Recorder(Protocol):
         ...
 
 
-class PortableRecorder:
-    """Records by plain OpenTelemetry instruments, so under any MeterProvider."""
+RunObserver = Callable[[Mapping[str, Value], float, "Context | None"], object]
+"""Is told of each run that has been recorded: its attributes, its seconds, its Context or None for the current one."""
 
-    def __init__(self, provider: MeterProvider) -> None:
+
+class PortableRecorder:
+    """Records by plain OpenTelemetry instruments, so under any MeterProvider.
+
+    Args:
+        provider: Where the instruments are made.
+        observer: Told of each run, as `clew.testing` is.
+    """
+
+    def __init__(self, provider: MeterProvider, observer: RunObserver | None = None) -> None:
         self._provider = provider
+        self._observer = observer
         self._operations: list[_PortableOperation] = []
         guard_recording(provider)
         meter = provider.get_meter(OWN_SCOPE, __version__)
@@ -104,7 +114,7 @@ class PortableRecorder:
 
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of one operation."""
-        operation = _PortableOperation(self.duration, self.active, attributes)
+        operation = _PortableOperation(self.duration, self.active, attributes, self._observer)
         self._operations.append(operation)
         return operation
 
@@ -122,12 +132,15 @@ class PortableRecorder:
 
 
 class _PortableOperation:
-    __slots__ = ("_active", "_attributes", "_duration", "_under_way")
+    __slots__ = ("_active", "_attributes", "_duration", "_observer", "_under_way")
 
-    def __init__(self, duration: Any, active: Any, attributes: Mapping[str, Value]) -> None:
+    def __init__(
+        self, duration: Any, active: Any, attributes: Mapping[str, Value], observer: RunObserver | None
+    ) -> None:
         self._duration = duration
         self._active = active
         self._attributes = attributes
+        self._observer = observer
         self._under_way: list[None] = []  # one for each run: many threads may add and take at a time
 
     def begin(self) -> None:
@@ -144,17 +157,26 @@ class _PortableOperation:
             self._active.add(-len(self._under_way), self._attributes, NO_REQUEST)
 
     def series(self, attributes: Mapping[str, Value], key: Key) -> SeriesRecorder:
-        return _PortableSeries(self, self._duration, attributes)
+        return _PortableSeries(self, self._duration, attributes, self._observer)
 
 
 class _PortableSeries:
-    __slots__ = ("_attributes", "_duration", "_operation")
+    __slots__ = ("_attributes", "_duration", "_observer", "_operation")
 
-    def __init__(self, operation: _PortableOperation, duration: Any, attributes: Mapping[str, Value]) -> None:
+    def __init__(
+        self,
+        operation: _PortableOperation,
+        duration: Any,
+        attributes: Mapping[str, Value],
+        observer: RunObserver | None,
+    ) -> None:
         self._operation = operation
         self._duration = duration
         self._attributes = attributes
+        self._observer = observer
 
     def record(self, seconds: float, context: Context | None) -> None:
         self._operation.abandon()
         self._duration.record(seconds, self._attributes, context)
+        if self._observer is not None:
+            self._observer(self._attributes, seconds, context)

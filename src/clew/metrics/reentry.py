@@ -3,7 +3,7 @@
 The handler of a signal, a finalizer and a callback of the garbage collector run wherever their thread just is: in the
 middle of a collection, or of making an instrument, with locks that cannot be taken a second time and with state that is
 half changed. What is recorded there is put off, with the Context that it had, until its thread is out of there. Whether
-a thread is inside its frames tell, so nothing can be left behind that is wrong, not by an exception either.
+a thread is inside is read from its frames, so that no exception can leave a wrong mark behind.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Instruments in shards: the series of each, and what of them goes to which reader's streams."""
+"""Instruments that are counted in shards: the series of each, and the streams of each reader that they go to."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ShardedInstrument:
     """One instrument that is counted in shards, and its streams for each reader.
 
     Args:
-        provider: Whose Views and readers it serves.
-        instrument: The SDK's own instrument of that name, which is asked about and never recorded into.
+        provider: The provider whose Views and readers it serves.
+        instrument: The SDK's own instrument, which says how it is to be aggregated and is never recorded into.
         bounds: A histogram's advised bounds in its unit; None for an instrument that sums.
     """
 
@@ -86,10 +86,10 @@ class ShardedInstrument:
                 "give it to configure() as metric_readers=[…]. It gets the buckets that are there",
                 self._instrument.name,
             )
-            plans = [self._plain()]
+            plans = [self._default_plan()]
         self._streams[reader] = [self._stream(plan) for plan in plans]
 
-    def _plain(self) -> Plan:
+    def _default_plan(self) -> Plan:
         own = self._instrument
         bounds = None if self._advised is None else self.bounds
         cumulative = AggregationTemporality.CUMULATIVE
@@ -121,8 +121,8 @@ class ShardedInstrument:
         streams = [stream for streams in self._streams.values() for stream in streams]
         ran: dict[ShardedOperation, int] = {}
         for operation, all_series in list(self._series.items()):
-            # all that has ended, and only then all that has begun: a run may end in another series or thread than it
-            # began in, and is to be under way rather than less than none are
+            # first all that has ended, then all that has begun: a run may end in another series or thread than it began
+            # in, and must never be counted as ended only
             for series in all_series.copy():
                 delta = series.take_delta()
                 if delta is not None:
@@ -141,7 +141,7 @@ class ShardedInstrument:
 
 
 class ActiveOperations(ShardedInstrument):
-    """``operation.active``: it has no series of its own, what runs is counted where durations are."""
+    """``operation.active``: it has no series of its own, since runs are counted where their durations are."""
 
     def add(self, ran: dict[ShardedOperation, int], reader: MetricReader | None = None) -> None:
         """Add how many runs more are under way, for one reader or for all."""
@@ -153,9 +153,9 @@ class ActiveOperations(ShardedInstrument):
 
 
 def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[float]) -> Offer:
-    """Return what makes a measurement the candidate of its bucket: one that is larger than it, or equal to it.
+    """Return what makes a measurement the candidate of its bucket where it is larger than the one there, or equal.
 
-    Equal ones are common where counters count by one, so nothing is made for one that leads to no more.
+    Equal ones are common, since counters count by one: nothing is made for one that leads to no more.
     """
     should_sample = None if type(exemplar_filter) is RequestExemplarFilter else exemplar_filter.should_sample
 
@@ -179,7 +179,7 @@ def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[flo
                 if thresholds is initial_thresholds:
                     thresholds = interval.thresholds = initial_thresholds.copy()
                 thresholds[index] = value
-        except Exception as error:  # a Context that is none, given by the caller
+        except Exception as error:  # the caller gave a Context that is none
             let_through(error)
             warn_once("exemplar", "An exemplar was not kept: %s: %s", type(error).__name__, error)
 

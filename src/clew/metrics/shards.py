@@ -85,7 +85,7 @@ class Shard:
         self.counts = layout.zeros.copy()
         self.total: float = 0
         self.interval = Interval(layout.initial_thresholds)
-        # of the collection alone: the interval that it has ended last, and what it has read of it
+        # for collections alone: the interval that the last one has ended, and what it has read of it
         self.previous: tuple[Interval, float, float, Sequence[ExemplarCandidate]] | None = None
 
 
@@ -145,7 +145,7 @@ class Series:
         self.update_interval(shard, index, seconds, context)
 
     def add(self, shard: Shard, value: float, context: Context | None = None) -> None:
-        """Record one value into a shard of the calling thread. The decorated functions have this written out."""
+        """Record one value into a shard of the calling thread; the fast paths have these lines written out."""
         index = bisect_left(shard.bounds, value)
         shard.counts[index] += 1
         shard.total += value
@@ -157,7 +157,7 @@ class Series:
         if value >= interval.thresholds[index]:
             try:
                 self.layout.offer(interval, index, value, context)
-            except RecursionError:  # it is counted, and only no exemplar
+            except RecursionError:  # it is counted, but becomes no exemplar
                 return
             except Exception as error:
                 let_through(error)
@@ -172,7 +172,7 @@ class Series:
         if value >= interval.thresholds[index]:
             try:
                 self.layout.offer(interval, index, value, context)
-            except RecursionError:  # it is counted, and only no exemplar
+            except RecursionError:  # it is counted, but becomes no exemplar
                 return
             except Exception as error:
                 let_through(error)
@@ -252,7 +252,7 @@ class Series:
 
 
 class _Lease:
-    """Gives the shards of a thread back when the thread has ended and its locals are dropped."""
+    """The shards of one thread, which are free again when the thread has ended and its locals are dropped."""
 
     __slots__ = ("_taken",)
 
@@ -265,15 +265,15 @@ class _Lease:
         return shard
 
     def __del__(self) -> None:
-        for shard in getattr(self, "_taken", ()):  # none, where a signal's handler raised when this was made
+        for shard in getattr(self, "_taken", ()):  # not set where a signal's handler raised in `__init__`
             shard.series.free.append(shard)
 
 
-class _MadeWhenAsked:
-    """What stands in the class for an attribute that each thread has for itself, and makes it at its first use there.
+class _MadeOnFirstUse:
+    """A class attribute in place of one that each thread has for itself: it makes that one at its first use there.
 
-    Neither `__init__`, in which whoever interrupts the thread would find nothing, nor `__getattr__`, with which each
-    access costs 60 ns more: what the thread has goes before this, which is no data descriptor.
+    In `__init__` what interrupts the thread would find nothing, and `__getattr__` makes each access cost 60 ns more.
+    This is no data descriptor, so what the thread has goes first.
     """
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
@@ -300,7 +300,7 @@ class SeriesLocal(threading.local):
         self.series = series
 
 
-SeriesLocal.shard = _MadeWhenAsked(_made_shard)  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+SeriesLocal.shard = _MadeOnFirstUse(_made_shard)  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _made_shards(local: OperationLocal) -> dict[Any, Any]:
@@ -310,7 +310,7 @@ def _made_shards(local: OperationLocal) -> dict[Any, Any]:
 
 
 class OperationLocal(threading.local):
-    """The shards of many series in each thread, by whatever they are looked up by."""
+    """The shards of many series in each thread, by what they are looked up by."""
 
     _lease: _Lease
     shards: dict[Any, Any]
@@ -327,4 +327,4 @@ class OperationLocal(threading.local):
         return shard
 
 
-OperationLocal.shards = _MadeWhenAsked(_made_shards)  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]
+OperationLocal.shards = _MadeOnFirstUse(_made_shards)  # type: ignore[assignment] # pyright: ignore[reportAttributeAccessIssue]

@@ -50,7 +50,7 @@ class _Point:
 
     Attributes:
         candidates: The best ones of the interval, one a bucket of the stream, in the order of the buckets.
-        follows: Whether what one series holds is what this point holds, so that nothing need be added up.
+        follows: Whether it holds what one series holds, so that nothing need be added up.
     """
 
     __slots__ = ("attributes", "candidates", "counts", "follows", "max", "min", "start", "total")
@@ -66,7 +66,7 @@ class _Point:
         self.candidates: Sequence[ExemplarCandidate] = ()
 
     def exemplars(self) -> list[Exemplar]:
-        """Return the exemplars of the interval, and begin anew."""
+        """Return the exemplars of the interval, and forget its candidates."""
         candidates, self.candidates = self.candidates, ()
         return [candidate.exemplar(self.attributes) for candidate in candidates]
 
@@ -87,16 +87,16 @@ class _Stream:
 
     def _begin(self) -> None:
         self._points: list[_Point] = []
-        self._of: dict[Any, _Point] = {}
+        self._point_by_source: dict[Any, _Point] = {}
         self._shared: dict[Key, _Point] = {}
 
     def _point_of(self, series: Series, delta: Delta) -> _Point | None:
-        """Return the point of a series, with the new candidates; None for what is of an interval gone by."""
-        point = self._of.get(series)
+        """Return the point of a series, with its new candidates; None where they belong to an interval that is over."""
+        point = self._point_by_source.get(series)
         if point is None:
             if delta.counts is None:
                 return None
-            point = self._of[series] = self._find(series.attributes, series.created, is_all=delta.is_all)
+            point = self._point_by_source[series] = self._find(series.attributes, series.created, is_all=delta.is_all)
         candidates = delta.candidates
         if candidates:
             if point.attributes is not series.attributes:
@@ -216,9 +216,9 @@ class SumStream(_Stream):
 
     def add_to(self, source: Any, attributes: Mapping[str, Value], created: int, amount: int) -> None:
         """Add an amount that belongs to no series: `source` stands for one, and was `created` at that time."""
-        point = self._of.get(source)
+        point = self._point_by_source.get(source)
         if point is None:
-            point = self._of[source] = self._find(attributes, created)
+            point = self._point_by_source[source] = self._find(attributes, created)
         point.total += amount
 
     def metric(self, now: int) -> Metric | None:

@@ -11,8 +11,8 @@ from typing import Any
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
-from clew.attributes import Key, Value
-from clew.metrics.recorder import OperationRecorder, PortableRecorder, SeriesRecorder
+from clew.attributes import Value
+from clew.metrics.recorder import OperationRecorder, PortableRecorder
 from clew.propagation.cell import request_id_in
 from clew.testing.tables import Counted, Listed, Number, attributes_text, rows, seconds_text
 from clew.testing.watch import RequestWatch
@@ -124,7 +124,7 @@ class CapturingRecorder(PortableRecorder):
     """Records as the portable recorder does, and hands every call to a test too."""
 
     def __init__(self, provider: Any, keep: Callable[[Call], object], watch: RequestWatch) -> None:
-        super().__init__(provider)
+        super().__init__(provider, self._ended)
         self._keep = keep
         self._watch = watch
         self.operations: set[str] = set()
@@ -133,48 +133,13 @@ class CapturingRecorder(PortableRecorder):
     def operation(self, attributes: Mapping[str, Value]) -> OperationRecorder:
         """Return the recorder of one operation."""
         self.operations.add(str(attributes.get("operation.name", "")))
-        return _CapturedOperation(super().operation(attributes), self._keep, self._watch)
+        return super().operation(attributes)
 
-
-class _CapturedOperation:
-    __slots__ = ("_inner", "_keep", "_watch")
-
-    def __init__(self, inner: OperationRecorder, keep: Callable[[Call], object], watch: RequestWatch) -> None:
-        self._inner = inner
-        self._keep = keep
-        self._watch = watch
-
-    def begin(self) -> None:
-        self._inner.begin()
-
-    def abandon(self) -> None:
-        self._inner.abandon()
-
-    def series(self, attributes: Mapping[str, Value], key: Key) -> SeriesRecorder:
-        return _CapturedSeries(self._inner.series(attributes, key), attributes, self._keep, self._watch)
-
-
-class _CapturedSeries:
-    __slots__ = ("_attributes", "_inner", "_keep", "_watch")
-
-    def __init__(
-        self,
-        inner: SeriesRecorder,
-        attributes: Mapping[str, Value],
-        keep: Callable[[Call], object],
-        watch: RequestWatch,
-    ) -> None:
-        self._inner = inner
-        self._attributes = attributes
-        self._keep = keep
-        self._watch = watch
-
-    def record(self, seconds: float, context: Context | None) -> None:
-        self._inner.record(seconds, context)
+    def _ended(self, attributes: Mapping[str, Value], seconds: float, context: Context | None) -> None:
         context = get_current() if context is None else context
         if not self._watch.includes(context):
             return
-        attributes, span = self._attributes, get_current_span(context).get_span_context()
+        span = get_current_span(context).get_span_context()
         error_type = attributes.get("error.type")
         self._keep(
             Call(

@@ -1,4 +1,4 @@
-"""The metrics of a test: what the instruments of a MeterProvider have grown by since it began."""
+"""The metrics of a test: what the instruments of a MeterProvider have recorded since it began."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Key = tuple[str, str, tuple[tuple[str, Any], ...]]
 
 @dataclass(frozen=True)
 class Point:
-    """One attribute set of one metric, and what it has grown by since the test began.
+    """One attribute set of one metric, and what was recorded into it since the test began.
 
     Attributes:
         metric: The name of the metric.
@@ -26,7 +26,7 @@ class Point:
         attributes: The attribute set.
         value: Of a counter or gauge; the sum of a histogram.
         count: How many measurements a histogram has; None for other kinds.
-        exemplars: The ones kept, each with the request ID among its filtered attributes.
+        exemplars: Each with the request ID among its filtered attributes.
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Point:
 
 
 class Measurements:
-    """What one metric has grown by since the test began, attribute set by attribute set."""
+    """What was recorded into one metric since the test began, attribute set by attribute set."""
 
     def __init__(self, name: str, points: Iterable[Point], others: Iterable[str]) -> None:
         self._name = name
@@ -123,13 +123,13 @@ class MeterTap:
         self._exemplars.clear()
 
     def points(self, is_kept: Callable[[Exemplar], bool]) -> Iterator[Point]:
-        """Return what has grown since, with the exemplars that are kept."""
+        """Return what has been recorded since, with those exemplars that `is_kept` lets through."""
         for key, is_sum, point in self._read():
             value, count = self._before.get(key, (0, 0)) if is_sum else (0, 0)
-            grown = point.value - value, None if point.count is None else point.count - count
-            if not is_sum or grown[0] or grown[1] or key not in self._before:
+            delta = point.value - value, None if point.count is None else point.count - count
+            if not is_sum or delta[0] or delta[1] or key not in self._before:
                 exemplars = tuple(one for one in self._exemplars.get(key, {}).values() if is_kept(one))
-                yield Point(point.metric, point.scope, point.unit, point.attributes, *grown, exemplars)
+                yield Point(point.metric, point.scope, point.unit, point.attributes, *delta, exemplars)
 
     def names(self) -> set[str]:
         """Return the names of all metrics that have any points, from before as well."""
@@ -140,7 +140,7 @@ class MeterTap:
         self.provider.remove_metric_reader(self._reader)
 
     def _read(self) -> Iterator[tuple[_Key, bool, Point]]:
-        """Read everything; exemplars are there once, so they are kept. Gauges do not grow: theirs is False."""
+        """Read everything, and keep the exemplars, which each collection tells once. The flag is False for a gauge."""
         data = self._reader.get_metrics_data()
         for resource in () if data is None else data.resource_metrics:
             for scope in resource.scope_metrics:
@@ -148,9 +148,9 @@ class MeterTap:
                     for found in metric.data.data_points:
                         attributes = dict(found.attributes or {})
                         key = (scope.scope.name, metric.name, tuple(sorted(attributes.items(), key=lambda i: i[0])))
-                        kept = self._exemplars.setdefault(key, {})
+                        exemplars = self._exemplars.setdefault(key, {})
                         for one in found.exemplars:
-                            kept[one.time_unix_nano, one.value, request_id_of(one)] = one
+                            exemplars[one.time_unix_nano, one.value, request_id_of(one)] = one
                         is_number = isinstance(found, NumberDataPoint)
                         yield (
                             key,

@@ -100,8 +100,8 @@ def timeline(log_lines: Iterable[LogLine], spans: Iterable[ReadableSpan]) -> lis
 
 def _line(line: LogLine) -> str:
     stacktrace = line.attributes.get("exception.stacktrace")
-    trouble = f": {str(stacktrace).strip().splitlines()[-1]}" if stacktrace else ""
-    return f"{line.severity:<8}  {line.logger}  {line.text}{trouble}"
+    error = f": {str(stacktrace).strip().splitlines()[-1]}" if stacktrace else ""
+    return f"{line.severity:<8}  {line.logger}  {line.text}{error}"
 
 
 def _span(span: ReadableSpan) -> str:

@@ -103,7 +103,7 @@ class CapturedTelemetry(Telemetry):
     def metric(
         self, name: str, attributes: Mapping[str, Any] | None = None, *, may_be_unknown: bool = False
     ) -> Measurements:
-        """Return what the metric `name`, of any scope, has grown by since the test began.
+        """Return what the metric `name`, of any scope, has recorded since the test began.
 
         A name that no metric has by the end of the test, and no instrument of `clew`, fails the test, as in `calls`.
 
@@ -237,7 +237,7 @@ class CapturedTelemetry(Telemetry):
     # how it begins and ends
 
     def record(self) -> None:
-        """Let operations be recorded for this test, as the settings say; no log record is held in a test."""
+        """Let operations be recorded for this test, as the settings say; no log records are held in a test."""
         before = pipeline.current
         tracking.exchange(
             tracking.RequestTracking(held_logs=None, canonical=True) if self.settings.logs_canonical else None

@@ -16,6 +16,7 @@ class RequestWatch:
 
     def __init__(self) -> None:
         self._cells: dict[int, RequestCell] = {}  # holding them keeps their `id` unique
+        # replaced, since every request would pay for a place where it asks whether a test is watching
         self._original: Any = RequestCell.__init__
         cells, original = self._cells, self._original
 

@@ -44,7 +44,7 @@ def guard_recording(provider: ApiMeterProvider) -> None:
     """
     consumer: Any = getattr(provider, "_measurement_consumer", None)
     consume: Any = getattr(consumer, "consume_measurement", None)
-    if consume is None or "consume_measurement" in vars(consumer):  # ours already
+    if consume is None or "consume_measurement" in vars(consumer):  # it is ours already
         return
 
     def consume_guarded(measurement: Any) -> None:
@@ -57,10 +57,10 @@ def guard_recording(provider: ApiMeterProvider) -> None:
             reentry.by_itself(consume, measurement)
             reentry.catch_up()
         else:
-            kept = copy.copy(measurement)
+            copied = copy.copy(measurement)
             if measurement.attributes:
-                object.__setattr__(kept, "attributes", dict(measurement.attributes))  # which is the caller's
-            reentry.put_off(partial(consume_guarded, kept))
+                object.__setattr__(copied, "attributes", dict(measurement.attributes))  # the caller may change its own
+            reentry.put_off(partial(consume_guarded, copied))
 
     consumer.consume_measurement = consume_guarded
     register: Any = getattr(consumer, "register_asynchronous_instrument", None)
