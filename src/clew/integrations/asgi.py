@@ -207,7 +207,8 @@ class _Call:
     def end(self, error: BaseException | None) -> None:
         """The application has returned or raised."""
         is_failure = error is not None and not self._is_cut_off(error)
-        self._answered(error, is_failure)
+        if self._request.is_observed:
+            self._answered(error, is_failure)
         self._request.leave(error if is_failure else None)
 
     def _answered(self, error: BaseException | None, is_failure: bool = True) -> None:

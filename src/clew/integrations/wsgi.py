@@ -218,12 +218,13 @@ class _Call:
 
     def body_ends(self, error: BaseException | None = None) -> None:
         """The last piece has been taken, or taking one failed: here ends the HTTP duration."""
-        self._request.answered(
-            self._environ.get("REQUEST_METHOD", ""),
-            lambda: self._route,
-            error,
-            is_failure=not isinstance(error, GeneratorExit),
-        )
+        if self._request.is_observed:
+            self._request.answered(
+                self._environ.get("REQUEST_METHOD", ""),
+                lambda: self._route,
+                error,
+                is_failure=not isinstance(error, GeneratorExit),
+            )
 
     def end(self, error: BaseException | None = None) -> None:
         """Leave the request; the first call counts."""

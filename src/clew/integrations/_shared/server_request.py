@@ -45,11 +45,13 @@ class ServerRequest(CarrierCell):
 
     Attributes:
         client: Which client it came from, where its connection can have several requests at a time.
+        status: Of the response, where that is one of HTTP and known; 500 and more are failures.
         around: The Context outside of it while only the server's own code runs in this thread, else None.
     """
 
     is_served = True
     client: object = None
+    status: int | None = None
     around: Context | None = None
 
     def __init__(
@@ -75,12 +77,13 @@ class ServerRequest(CarrierCell):
             self.track(is_held=is_held)
         if carrier is not None:
             carrier[CARRIER_KEY] = self
+        within = with_cell(self, before)
         self._before: Context | None = before
-        self._within: Context | None = with_cell(self, before)
+        self._within: Context | None = within
         try:
-            enter(self, self._within)
+            enter(self, within)
         except BaseException:  # of a signal's handler, in the middle
-            self._leave(is_over=True)
+            leave(self, before, within)
             raise
 
     @property
@@ -108,15 +111,14 @@ class ServerRequest(CarrierCell):
         if error is not None:
             remember(error, self.request_id)
             failure = error_type_of(type(error))
+        elif failure is None and self.status is not None and self.status >= 500:
+            failure = str(self.status)
         if failure is not None:
             self.failure = failure
         if is_over and self.tracked is not None:
             self.end(failure)
         self.ended = True
         self.around = None
-        self._leave(is_over=is_over)
-
-    def _leave(self, *, is_over: bool) -> None:
         if self._before is not None and self._within is not None:
             leave(self, self._before, self._within)
         self._before = None  # work that outlives the request keeps its cell, and no more than that
@@ -129,13 +131,11 @@ class HttpRequest(ServerRequest):
 
     Attributes:
         measurement: What measures it, until its response has been sent.
-        status: Of the response, as soon as that is known.
         route: The template of the route, where an integration inside has told it.
         is_measured: Whether an integration inside has told that somebody else records the HTTP duration.
     """
 
     measurement: HttpMeasurement | None = None
-    status: int | None = None
     route: str | None = None
     is_measured = False
 
@@ -194,6 +194,7 @@ class HttpRequest(ServerRequest):
     def _end_line(self, method: str | None, route: str | None, error: BaseException | None) -> None:
         fields: dict[str, Any] = {}
         name = "websocket"
+        failure: str | None = None
         if method is not None:
             name = fields[HTTP_REQUEST_METHOD] = known_method(method)
         if route is not None:
@@ -201,14 +202,9 @@ class HttpRequest(ServerRequest):
             fields[HTTP_ROUTE] = route
         if self.status is not None:
             fields[HTTP_RESPONSE_STATUS_CODE] = self.status
-        self.end(self._failed_status() if error is None else error_type_of(type(error)), name, fields)
-
-    def leave(self, error: BaseException | None = None, failure: str | None = None, *, is_over: bool = True) -> None:
-        """Leave the request; a status of 500 and more is a failure too."""
-        super().leave(error, failure or self._failed_status(), is_over=is_over)
-
-    def _failed_status(self) -> str | None:
-        return str(self.status) if self.status is not None and self.status >= 500 else None
+            if self.status >= 500:
+                failure = str(self.status)
+        self.end(failure if error is None else error_type_of(type(error)), name, fields)
 
     def _is_named_in(self, context: Context) -> bool:
         """Tell whether `context` belongs to a request of this name, this one or the one around it."""
