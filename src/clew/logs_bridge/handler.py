@@ -83,7 +83,7 @@ class LogHandler(UnlockedHandler):
         context = get_current()
         if context.get(_SUPPRESS_INSTRUMENTATION_KEY) or context.get(_CONTRIB_KEY):
             return
-        if _sending.get() and not is_called_amid(_IN_THE_MIDDLE):
+        if _sending.get() and not is_called_amid(_EMIT):
             count("log.within_log")
             return
 
@@ -125,7 +125,7 @@ class LogHandler(UnlockedHandler):
             _sending.set(before)
 
 
-_IN_THE_MIDDLE = LogHandler.emit.__code__
+_EMIT = LogHandler.emit.__code__
 
 
 _lock = threading.RLock()
