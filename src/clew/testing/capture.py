@@ -16,7 +16,7 @@ from clew.providers.arguments import ProviderArguments
 from clew.providers.signals import Signals, build, propagator
 from clew.settings import Settings, load_settings
 from clew.telemetry import Configured, replaced_by, set_policy
-from clew.testing.telemetry import CapturedTelemetry, LogTap, active, tapped
+from clew.testing.telemetry import CapturedTelemetry, CapturingLogRecordProcessor, active, captured_providers
 from clew.testing.watch import RequestWatch
 
 _NOT_IN_TESTS = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE")
@@ -34,9 +34,11 @@ def _own_signals() -> tuple[Settings, Signals]:
     settings = load_settings(environ, strict=True)
     if _own is None:
         _own = build(
-            settings, ProviderArguments(metric_readers=[], span_processors=[], log_processors=[LogTap()]), None
+            settings,
+            ProviderArguments(metric_readers=[], span_processors=[], log_processors=[CapturingLogRecordProcessor()]),
+            None,
         )
-        tapped.add(_own.logger_provider)
+        captured_providers.add(_own.logger_provider)
     propagate.set_global_textmap(propagator(settings))
     set_policy(settings)
     return settings, _own
@@ -49,9 +51,9 @@ def _log_provider(signals: Signals) -> Any:
         return signals.logger_provider
     if _own_logs is None:
         _own_logs = LoggerProvider(shutdown_on_exit=False)
-        for processor in (RequestIdLogRecordProcessor(), LogTap()):
+        for processor in (RequestIdLogRecordProcessor(), CapturingLogRecordProcessor()):
             _own_logs.add_log_record_processor(processor)
-        tapped.add(_own_logs)
+        captured_providers.add(_own_logs)
     return _own_logs
 
 
@@ -78,7 +80,7 @@ def capture(watch: RequestWatch | None = None) -> Generator[CapturedTelemetry, N
                     raise AssertionError(said)
             finally:
                 active.remove(captured)
-                captured.untap()
+                captured.detach()
     finally:
         if own_watch is not None:
             own_watch.end()
@@ -92,7 +94,7 @@ def _begin(before: Configured | None, watch: RequestWatch) -> CapturedTelemetry:
     else:
         settings, signals = _own_signals()
     captured = CapturedTelemetry(settings, arguments, signals, watch)
-    captured.tap()
+    captured.attach()
     captured.record()
     if handler.installed() is None:
         handler.install(_log_provider(signals))

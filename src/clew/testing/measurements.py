@@ -109,7 +109,7 @@ def request_id_of(exemplar: Exemplar) -> str | None:
     return found if isinstance(found, str) else None
 
 
-class MeterTap:
+class CapturedMetrics:
     """Reads one MeterProvider from now on, by a reader of its own."""
 
     def __init__(self, provider: MeterProvider) -> None:

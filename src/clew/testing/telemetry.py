@@ -29,7 +29,7 @@ from clew.settings import Settings, load_settings
 from clew.telemetry import Telemetry, new_pipeline, set_policy
 from clew.testing.asked import AskedNames
 from clew.testing.calls import Call, Calls, CapturingRecorder
-from clew.testing.measurements import Measurements, MeterTap, Point, request_id_of
+from clew.testing.measurements import CapturedMetrics, Measurements, Point, request_id_of
 from clew.testing.requests import CapturedRequest, LogLine, request_id_of_span, timeline
 from clew.testing.tables import Listed
 from clew.testing.watch import RequestWatch
@@ -54,7 +54,7 @@ class CapturedTelemetry(Telemetry):
         self._spans: list[ReadableSpan] = []
         self._log_lines: list[LogLine] = []
         self._running: dict[int, bool] = {}
-        self._meter_taps: list[MeterTap] = []
+        self._metrics: list[CapturedMetrics] = []
         self._asked = AskedNames()
         self._recorder: CapturingRecorder | None = None
 
@@ -115,7 +115,7 @@ class CapturedTelemetry(Telemetry):
         Raises:
             RuntimeError: The test has ended.
         """
-        if not self._meter_taps:
+        if not self._metrics:
             raise RuntimeError(
                 "metrics can be read while the test runs, and from a MeterProvider of OpenTelemetry's SDK"
             )
@@ -125,7 +125,7 @@ class CapturedTelemetry(Telemetry):
             request_id = request_id_of(exemplar)
             return request_id is None or request_id in begun
 
-        points: list[Point] = [point for tap in self._meter_taps for point in tap.points(is_kept)]
+        points: list[Point] = [point for each in self._metrics for point in each.points(is_kept)]
         if not may_be_unknown and all(point.metric != name for point in points):
             self._asked.metrics.add(name)
         wanted = dict(attributes or {})
@@ -204,7 +204,7 @@ class CapturedTelemetry(Telemetry):
         """Return what is to be said of names that were asked for and that nothing has; empty where there are none."""
         begun: set[str] = set() if self._recorder is None else self._recorder.operations
         operations = begun | {call.operation for call in list(self._calls)} | {site.name for site in sites}
-        metrics = {name for tap in self._meter_taps for name in tap.names()} | instrument_names
+        metrics = {name for each in self._metrics for name in each.names()} | instrument_names
         return self._asked.unknown(operations, metrics)
 
     # what Telemetry is asked for
@@ -248,25 +248,25 @@ class CapturedTelemetry(Telemetry):
         if before is not None:
             before.is_open = True  # what runs already ends where it began
 
-    def tap(self) -> None:
+    def attach(self) -> None:
         """Listen to the providers that are recorded into, and to the global ones, where these are others."""
         for provider in _distinct(self._providers.meter_provider, metrics.get_meter_provider()):
             if isinstance(provider, MeterProvider):
-                self._meter_taps.append(MeterTap(provider))
+                self._metrics.append(CapturedMetrics(provider))
         for provider in _distinct(self._providers.tracer_provider, trace.get_tracer_provider()):
-            if isinstance(provider, TracerProvider) and provider not in tapped:
-                tapped.add(provider)
-                provider.add_span_processor(SpanTap())
+            if isinstance(provider, TracerProvider) and provider not in captured_providers:
+                captured_providers.add(provider)
+                provider.add_span_processor(CapturingSpanProcessor())
         for provider in _distinct(self._providers.logger_provider, get_logger_provider()):
-            if isinstance(provider, LoggerProvider) and provider not in tapped:
-                tapped.add(provider)
-                provider.add_log_record_processor(LogTap())
+            if isinstance(provider, LoggerProvider) and provider not in captured_providers:
+                captured_providers.add(provider)
+                provider.add_log_record_processor(CapturingLogRecordProcessor())
 
-    def untap(self) -> None:
+    def detach(self) -> None:
         """Read no metrics any more; the processors of spans and log records stay where they are."""
-        taps, self._meter_taps = self._meter_taps, []
-        for tap in taps:
-            tap.end()
+        all_metrics, self._metrics = self._metrics, []
+        for each in all_metrics:
+            each.end()
 
     def span_begins(self, span_id: int, context: Context) -> None:
         """Learn of a span that begins."""
@@ -304,11 +304,11 @@ def _distinct(*providers: Any) -> list[Any]:
     return list({id(provider): provider for provider in providers}.values())
 
 
-tapped: WeakSet[Any] = WeakSet()
+captured_providers: WeakSet[Any] = WeakSet()
 active: list[CapturedTelemetry] = []
 
 
-class SpanTap(SpanProcessor):
+class CapturingSpanProcessor(SpanProcessor):
     """Tells the test that is running of spans; it stays, since processors cannot be taken from a provider."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -323,7 +323,7 @@ class SpanTap(SpanProcessor):
             captured.span_ends(span)
 
 
-class LogTap(LogRecordProcessor):
+class CapturingLogRecordProcessor(LogRecordProcessor):
     """Tells the test that is running of log records; it stays, as the one for spans does."""
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
