@@ -30,7 +30,7 @@ SERVERS = ("uvicorn", "gunicorn")
 PACKAGES = ("clew", "asgi-correlation-id", "starlette-context", "django-guid", "django", "uvicorn", "gunicorn")
 
 HELP = """\
-Measures what a middleware for request IDs costs a request: the same duties for all (an ID taken over or made, put on
+Measures what a middleware for request IDs costs a request: the same duties for all (an ID accepted or made, put on
 the response and on a log record), first without a server, then behind a real uvicorn and a real gunicorn. Takes about
 five minutes. How it measures and what the figures mean: docs/performance.md.
 """
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parts = (*INTERFACES, *SERVERS)
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="measure only these")
     parser.add_argument("--rounds", type=int, default=60, help="of the contest (default: 60; a third behind servers)")
-    parser.add_argument("--turn", type=int, default=8, metavar="MS", help="how long a turn shall be (default: 8)")
+    parser.add_argument("--turn", type=int, default=8, metavar="MS", help="how long a turn is (default: 8)")
     parser.add_argument("--seed", type=int, default=1, help="of the shuffling (default: 1)")
     return parser
 

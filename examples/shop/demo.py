@@ -34,7 +34,7 @@ by how they were answered."""
 
 AT_THE_REPORT = """\
 Read the line `check out`. Half of the checkouts take a few hundredths of a second (p50), one in twenty nearly a whole
-one (p95), and some fail. Why? A metric that only counts could not say. Here each line has below it the names of real
+one (p95), and some fail. Why? A metric that only counts could not say. Here each line has below it the IDs of real
 requests: the slowest one, and the last one that failed. Let us follow two of them."""
 
 AT_THE_SLOWEST = """\
@@ -47,7 +47,7 @@ The last checkout that ended with a 500. Its traceback (the frames of libraries 
 weight is divided by the number of parcels, and a gift card goes in none. From a number to the line of the bug."""
 
 AT_THE_WINDOW = """\
-And the slow one: was it only that request? These are the ten seconds around it, over all requests. On top stands what
+And the slow one: was it only that request? These are the ten seconds around it, over all requests. On top is what
 the slow and failed ones have in common and the others do not: with enough customers, service.instance.id=payments-2. So
 not the checkout, not payments as a whole: one machine, whose provider was sick for a third of the time."""
 
@@ -55,7 +55,7 @@ not the checkout, not payments as a whole: one machine, whose provider was sick 
 def main() -> int:
     """Run the demo; the exit status is 1 where something did not come out as it should."""
     parser = argparse.ArgumentParser(description="A small shop under load, and the way from a number to one request.")
-    parser.add_argument("--keep", action="store_true", help="leave what was measured, and tell how to go on with it")
+    parser.add_argument("--keep", action="store_true", help="keep what was measured, and print how to go on with it")
     parser.add_argument("--requests", type=int, default=3_000, help="how many requests (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the load lasts (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="decides what the customers do (default: %(default)s)")
@@ -78,7 +78,7 @@ def folder(*, keep: bool) -> Generator[Path]:
         yield place
     finally:
         if keep:
-            tell_how_to_go_on(place)
+            print_how_to_go_on(place)
         else:
             shutil.rmtree(place, ignore_errors=True)
 
@@ -177,10 +177,10 @@ def say(text: str) -> None:
     print("\n" + fill(text.replace("\n", " "), 100), flush=True)
 
 
-def tell_how_to_go_on(place: Path) -> None:
+def print_how_to_go_on(place: Path) -> None:
     """Print the commands that go on from what was kept."""
     store = place / "clew.sqlite"
-    title("Kept")
+    title("What is kept")
     print(f"\nWhat was measured:  {store}")
     print(f"The services' logs: {place}/*.log")
     print("Go on with, for example:")
