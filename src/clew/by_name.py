@@ -146,7 +146,7 @@ def _cannot_be_found(package: str) -> bool:
 
 
 def _decorated(statements: Iterable[ast.stmt], wanted: set[str], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Add the decorator to every function that is wanted, and tell by which of the names it was."""
+    """Add the decorator to each function that is wanted, and yield the name by which it is."""
     for statement in statements:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
             names = {_called(decorator) for decorator in statement.decorator_list}

@@ -139,7 +139,7 @@ def _warn(error: Exception, owner: str) -> None:
     count("expected.failed")
     warn_once(
         ("expected", owner),
-        "%s: whether an exception is expected could not be told: %s: %s; such exceptions count as failures",
+        "%s: whether an exception is expected is not known: %s: %s; such exceptions count as failures",
         owner,
         type(error).__name__,
         error,

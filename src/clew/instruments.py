@@ -25,7 +25,7 @@ class BoundCounter(BoundInstrument["Counter"]):
     """A counter bound to a set of attributes."""
 
     def add(self, amount: float, context: Context | None = None) -> None:
-        """Add `amount`, which is not negative, in `context` or else the current one."""
+        """Add `amount`, which is not negative; `context` is by default the current one."""
         self._record(amount, context)
 
 
@@ -33,7 +33,7 @@ class BoundUpDownCounter(BoundInstrument["UpDownCounter"]):
     """An up-down counter bound to a set of attributes."""
 
     def add(self, amount: float, context: Context | None = None) -> None:
-        """Add `amount`, in `context` or else the current one."""
+        """Add `amount`; `context` is by default the current one."""
         self._record(amount, context)
 
 
@@ -41,7 +41,7 @@ class BoundHistogram(BoundInstrument["Histogram"]):
     """A histogram bound to a set of attributes."""
 
     def record(self, amount: float, context: Context | None = None) -> None:
-        """Record `amount`, which is not negative, in `context` or else the current one."""
+        """Record `amount`, which is not negative; `context` is by default the current one."""
         self._record(amount, context)
 
 
@@ -49,7 +49,7 @@ class BoundGauge(BoundInstrument["Gauge"]):
     """A gauge bound to a set of attributes."""
 
     def set(self, amount: float, context: Context | None = None) -> None:
-        """Set the gauge to `amount`, in `context` or else the current one."""
+        """Set the gauge to `amount`; `context` is by default the current one."""
         self._record(amount, context)
 
 

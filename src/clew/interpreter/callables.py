@@ -57,7 +57,7 @@ def alike(function: Any, decorate: Callable[[Any], Any], decorator: Callable[[An
 def is_coroutine_function(function: Any) -> bool:
     """Tell whether calling `function` runs nothing but makes a coroutine.
 
-    A function that is only marked as one runs when it is called, and what it returns is told then.
+    A function that is only marked as one runs when it is called; what it returns is looked at then.
     """
     code = getattr(function, "__code__", None)
     return inspect.iscoroutinefunction(function) and bool(getattr(code, "co_flags", 0) & inspect.CO_COROUTINE)
@@ -73,7 +73,7 @@ def _is_function_like(function: Any) -> bool:
 
 
 class _Object:
-    """Stands in for an object that can be called; all else is asked of that, and told to it."""
+    """Stands in for an object that can be called; attributes are read from that object, and set on it."""
 
     __wrapped__: Any
 

@@ -30,14 +30,14 @@ class _Phase:
     runs for it, in which the handler of a signal could raise an exception that the collector would swallow.
     """
 
-    __slots__ = ("start", "told")
+    __slots__ = ("listener", "start")
 
     start: Any
-    told: Any
+    listener: Any
 
     def __init__(self, start: Any = ()) -> None:
         self.start = start
-        self.told = self.__setattr__
+        self.listener = self.__setattr__
 
 
 _Phase.stop = _Phase.__dict__["start"]  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
@@ -53,15 +53,15 @@ _here, _first, _last = _Here(), _Phase(), _Phase()
 _callbacks = gc.callbacks
 
 
-def _leave(tell_thread: Any) -> None:
+def _leave(listener: Any) -> None:
     """Stop listening to collections: gevent's `threading.local` is gone near the interpreter's end."""
     with suppress(ValueError):
-        _callbacks.remove(tell_thread)
+        _callbacks.remove(listener)
 
 
 if COLLECTS_IN_BETWEEN:
-    _callbacks[:0] = [_here.__setattr__, _first.told]
-    _callbacks.append(_last.told)
+    _callbacks[:0] = [_here.__setattr__, _first.listener]
+    _callbacks.append(_last.listener)
     atexit.register(_leave, _callbacks[0])
 
 
@@ -72,7 +72,7 @@ def is_collecting() -> bool:
     """
     began = _here.start
     is_at_work = began is _first.start or began is _last.start
-    if COLLECTS_IN_BETWEEN and _callbacks[-1] is not _last.told:  # the application has added one of its own
+    if COLLECTS_IN_BETWEEN and _callbacks[-1] is not _last.listener:  # the application has added one of its own
         _be_last(began if is_at_work else ())
     return is_at_work
 
@@ -80,7 +80,7 @@ def is_collecting() -> bool:
 def _be_last(start: Any) -> None:
     global _last
     last = _Phase(start)
-    _callbacks.append(last.told)  # the one before stays: it may be among those that are being called
+    _callbacks.append(last.listener)  # the one before stays: it may be among those that are being called
     _last = last
 
 
@@ -88,7 +88,7 @@ def make_current(context: Context) -> bool:
     """Make `context` the current one, or return False where that must not be."""
     if COLLECTS_IN_BETWEEN:
         began = _here.start  # as `is_collecting` has it, written out since that is asked twice for each request
-        if (began is _first.start or began is _last.start or _callbacks[-1] is not _last.told) and is_collecting():
+        if (began is _first.start or began is _last.start or _callbacks[-1] is not _last.listener) and is_collecting():
             return False
     attach(context)
     return True

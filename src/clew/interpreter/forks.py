@@ -17,7 +17,7 @@ _LONGEST_WAIT = 5.0
 """Seconds that a thread waits for another one that runs the hooks."""
 
 _WIPE_ON_FORK = 18
-"""Linux's MADV_WIPEONFORK (``madvise(2)``): such a page is full of zeros in a forked child, whoever has forked it."""
+"""Linux's MADV_WIPEONFORK (``madvise(2)``): such a page is full of zeros in a forked child, however it was forked."""
 
 
 def _wiped_page() -> Any:

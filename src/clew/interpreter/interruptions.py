@@ -23,15 +23,15 @@ _args_of: Any = vars(BaseException)["args"].__get__
 _module_of: Any = vars(type)["__module__"].__get__
 
 _COLLECTION = {"generation", "collected", "uncollectable"}
-"""What a callback of the garbage collector is told."""
+"""The keys of what a callback of the garbage collector is given."""
 
 
 def begins_at_once(function: F) -> F:
     """Let `function` run into its ``try`` before CPython looks for signals: no exception of a handler comes before.
 
-    From 3.11 on that looks where a function begins, else a block whose end is just then entered would never end. What
-    begins an instruction says with its argument; where a generator goes on with what it waited for, nobody looks.
-    On Python 3.10 nobody does before a ``try`` that comes first, and a version that is not known is left as it is.
+    From 3.11 on CPython looks for them where a function begins, so that a block whose end is just being entered would
+    never end. The argument of that instruction says what begins: where a generator resumes after it has waited, CPython
+    does not look. Python 3.10 does not look before a ``try`` that comes first; unknown versions are left as they are.
     """
     if not _FIRST <= sys.version_info[:2] <= _LAST:
         return function

@@ -137,10 +137,10 @@ class Series:
         except BaseException:  # of a signal's handler, in the middle
             assert self.local is not None
             shard = self.local.shard_of(self)
-            shard.counts[bisect_left(shard.bounds, seconds)] += 1
+            shard.counts[bisect_left(shard.bounds, seconds)] += 1  # the first lines of `add`
             shard.total += seconds
             raise
-        shard.counts[index] += 1
+        shard.counts[index] += 1  # the first lines of `add`
         shard.total += seconds
         self.update_interval(shard, index, seconds, context)
 

@@ -33,7 +33,7 @@ Function = Callable[..., Any]
 _FLAG_IS_A_MARK = sys.version_info >= (3, 11)
 """Whether the flag of a generator function in a code object is only a mark, and makes no generator by itself.
 
-Where it makes one, a collected generator cannot be told from a closed one, and counts as closed.
+Where it makes one, a collected generator looks like a closed one, and counts as closed.
 """
 
 
@@ -145,7 +145,7 @@ def _maker(parameters: str, inner: str, *, computes: bool, is_async: bool) -> Ca
 def _first_step(inner: AsyncGenerator[Any, Any]) -> Any:
     """Return the first step of an async generator that the event loop is not to know of.
 
-    It knows of ours, and closes that; told to close both at its end it would close this one twice.
+    It knows of ours, and closes that; if it closed both at its end, this one would be closed twice.
     """
     hooks = sys.get_asyncgen_hooks()
     try:

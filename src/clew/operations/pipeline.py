@@ -34,7 +34,7 @@ _INSTRUMENT_OVERFLOW: Key = ((OVERFLOW, bool, "instrument"),)
 
 
 class Pipeline:
-    """A recorder and what else an operation needs to know while it runs."""
+    """A recorder, and what an operation needs to know while it runs."""
 
     def __init__(
         self,
