@@ -14,7 +14,7 @@ from clew.delivery.background_export import BackgroundExport
 from clew.delivery.destination import LossDetails, count_lost
 from clew.delivery.exporter_interface import restart_exporter
 from clew.delivery.worker import Order, Trigger, delivery_context
-from clew.delivery.zero_points import ZeroPoints, add_zeros
+from clew.delivery.zero_points import ZeroPointTracker, add_zeros
 from clew.diagnostics import warn_once
 from clew.interpreter.current_context import make_current
 
@@ -54,7 +54,7 @@ class PeriodicReader(BackgroundExport, MetricReader):
         timeout: Seconds that one collection with its export may take.
         shutdown_timeout: Seconds for `shutdown` where its caller names none.
         label: The name of the endpoint in messages.
-        zero_points: Whether series begin with a point of zero; only for an exporter that settles them (`Zero`).
+        zero_points: Whether series begin with a point of zero; only for an exporter that settles them (`ZeroPoint`).
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PeriodicReader(BackgroundExport, MetricReader):
         self._is_last = False
         self._collection_error: str | None = None
         self._is_replaced = False
-        self._zeros = ZeroPoints() if self._zero_points else None
+        self._zeros = ZeroPointTracker() if self._zero_points else None
 
     @property
     def reason(self) -> str | None:

@@ -1,8 +1,8 @@
 """A point of zero before the first point of a series, so that the first call and the first failure are seen.
 
-A backend that computes an increase does not know what a series had before its first sample, and takes it for nothing
-new. So a cumulative histogram or monotonic sum has, with the first export of a series, a second point of zero that
-stands at the time of the collection before: the series was not there then.
+A backend that computes an increase does not know the value of a series before its first sample, and counts that sample
+as no increase. So the first export of a series of a cumulative histogram or monotonic sum has a second point, of zero,
+with the time of the collection before, when the series did not exist.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from clew.attributes import key_of
 from clew.diagnostics import warn_once
 
 _MILLISECOND = 1_000_000
-"""In nanoseconds: Prometheus keeps milliseconds, and of two points in one it keeps the first."""
+"""In nanoseconds: Prometheus keeps milliseconds, and of two points in the same one only the first."""
 
 _OLDEST = 600 * 1_000_000_000
-"""In nanoseconds: a zero that stands further back is left out, since backends refuse what is too old."""
+"""In nanoseconds: an older zero is left out, since backends refuse what is too old."""
 
 _MOST_SEEN = 100_000
-"""How many series of one metric are remembered that may not be there any more: one that comes back is not a new one."""
+"""How many series of one metric are remembered beyond those there are: one that comes back is not a new one."""
 
 Attributes = Mapping[str, Any] | None
 Point = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint
 
 
-class Zero:
-    """A zero that the first point of a series still needs before it.
+class ZeroPoint:
+    """A point of zero that is to be sent before the first point of its series.
 
     Attributes:
-        time: When it stands, in nanoseconds.
-        is_settled: Whether it is not to be sent again: the endpoint has taken an export with it, or does not want it.
+        attributes: Those of the series.
+        time: Its time, in nanoseconds.
+        is_settled: Whether it is not to be sent again, since the endpoint has taken an export with it.
     """
 
     __slots__ = ("attributes", "is_settled", "time")
@@ -57,24 +58,28 @@ class Zero:
 
 
 @dataclass(frozen=True)
-class WithZeros(MetricsData):
-    """A collection in which some points have a zero before them: `zeros` are these, in the order of the points."""
+class MetricsDataWithZeros(MetricsData):
+    """A collection in which some points have a zero before them.
 
-    zeros: Sequence[Zero] = ()
+    Attributes:
+        zeros: These zeros, in the order of the points.
+    """
 
-    def settle(self, parts: Sequence[tuple[bool, int]]) -> None:
-        """Take note of what became of it: of each part in turn whether it was taken, and how many zeros it has."""
-        if sum(number for _, number in parts) != len(self.zeros):  # something was left out, so which are where?
-            parts = [(all(taken for taken, _ in parts), len(self.zeros))]
+    zeros: Sequence[ZeroPoint] = ()
+
+    def settle(self, requests: Sequence[tuple[bool, int]]) -> None:
+        """Settle the zeros that were taken, given for each request in turn whether it was, and its number of zeros."""
+        if sum(number for _, number in requests) != len(self.zeros):  # some were left out, and it is not known which
+            requests = [(all(taken for taken, _ in requests), len(self.zeros))]
         at = 0
-        for taken, number in parts:
+        for taken, number in requests:
             for zero in self.zeros[at : at + number]:
                 zero.is_settled = taken
             at += number
 
 
-class ZeroPoints:
-    """What one reader knows of the series that it exports: which have begun, and which still need a zero."""
+class ZeroPointTracker:
+    """The series that one reader exports: which have begun, and which still need a zero."""
 
     def __init__(self) -> None:
         self._start = time.time_ns()
@@ -83,25 +88,25 @@ class ZeroPoints:
         self._streams: dict[Any, _Stream] = {}
 
     def begin(self) -> None:
-        """Take this for the time when the reader begins, unless it has collected before."""
+        """Set the time at which the reader begins, unless it has collected before."""
         if self._before is None:
             self._start = time.time_ns()
 
     def collected(self, began: int) -> None:
-        """Take note of a collection that began at that time, whether or not there was anything to collect.
+        """Note that a collection began at that time, whether or not there was anything to collect.
 
-        It stands at the time of its points, if it had any: Prometheus gives `target_info` the time of the earliest
-        point of an export, and refuses an export in which that is older than the points of the export before.
+        Its time is that of its points, if it had any: Prometheus gives `target_info` the time of the earliest point of
+        an export, and refuses an export in which that is older than the points of the export before.
         """
         self._before = max(began, self._last_point)
 
     def added(self, data: MetricsData) -> MetricsData:
         """Return the collection with the zeros that are needed, and with one start time for all series.
 
-        The start time is that of the reader, since a series that began later was zero from there on; each export of a
-        series has the same.
+        The start time is that of the reader, since a series that began later was zero until then; it is the same in
+        every export of a series.
         """
-        zeros: list[Zero] = []
+        zeros: list[ZeroPoint] = []
         self._last_point = max(
             (
                 metric.data.data_points[0].time_unix_nano
@@ -123,7 +128,7 @@ class ZeroPoints:
         for metric, stream in streams:
             points = metric.data.data_points
             last = points[0].time_unix_nano - _MILLISECOND
-            stream.find(points, min(before, last))
+            stream.find_new(points, min(before, last))
             self._start = min([self._start, last, *(zero.time for zero in stream.waiting.values())])
         changed = {
             id(metric): stream.with_zeros(metric, self._start, zeros) for metric, stream in streams if stream.waiting
@@ -131,7 +136,7 @@ class ZeroPoints:
         for metric, _ in streams:
             for point in metric.data.data_points:
                 if point.start_time_unix_nano != self._start:
-                    # frozen, but made for this collection, and nobody else has it
+                    # frozen, but made for this collection alone
                     object.__setattr__(point, "start_time_unix_nano", self._start)
         if not zeros:
             return data
@@ -145,7 +150,7 @@ class ZeroPoints:
             )
             for resource in data.resource_metrics
         ]
-        return WithZeros(resources, zeros)
+        return MetricsDataWithZeros(resources, zeros)
 
     def _stream(self, scope: Any, metric: Metric) -> _Stream:
         identity = scope, metric.name, metric.unit, metric.description, type(metric.data)
@@ -167,8 +172,8 @@ def _is_wanted(metric: Metric) -> bool:
 class _Stream:
     """The series of one metric.
 
-    A series is known by the mapping that its attributes are, which the SDK's storage and ours keep as long as the
-    series; where another mapping stands in its place, by what is in it.
+    A series is recognised by the mapping of its attributes, which is kept as long as the series, by the SDK and by us;
+    where that is another mapping, by what is in it.
     """
 
     __slots__ = ("_known", "_seen", "waiting")
@@ -176,10 +181,10 @@ class _Stream:
     def __init__(self) -> None:
         self._known: dict[int, Attributes] = {}
         self._seen: set[int] = set()
-        self.waiting: dict[int, Zero] = {}
+        self.waiting: dict[int, ZeroPoint] = {}
 
-    def find(self, points: Sequence[Point], at: int) -> None:
-        """Let each series that was not there before wait for a zero; forget those that wait no more."""
+    def find_new(self, points: Sequence[Point], at: int) -> None:
+        """Find the series that were not there before, which need a zero, and drop the zeros that are needed no more."""
         known = self._known
         now = points[0].time_unix_nano
         if self.waiting:
@@ -190,18 +195,18 @@ class _Stream:
         new = [point.attributes for point in points if id(point.attributes) not in known]
         for attributes in new:
             known[id(attributes)] = attributes
-            print_of_it = _fingerprint(attributes)
-            if print_of_it not in self._seen:
-                self._seen.add(print_of_it)
+            fingerprint = _fingerprint(attributes)
+            if fingerprint not in self._seen:
+                self._seen.add(fingerprint)
                 if now - at <= _OLDEST:
-                    self.waiting[id(attributes)] = Zero(attributes, at)
+                    self.waiting[id(attributes)] = ZeroPoint(attributes, at)
         if new and len(known) > 2 * len(points):
             self._known = {id(point.attributes): point.attributes for point in points}
         if len(self._seen) > max(_MOST_SEEN, 2 * len(points)):  # those that are gone are forgotten
             self._seen = {_fingerprint(point.attributes) for point in points}
 
-    def with_zeros(self, metric: Metric, start: int, zeros: list[Zero]) -> Metric:
-        """Return the metric with the zeros that its series wait for, which are added to `zeros`."""
+    def with_zeros(self, metric: Metric, start: int, zeros: list[ZeroPoint]) -> Metric:
+        """Return the metric with the zeros that its series need, and add these to `zeros`."""
         points: list[Any] = []
         for point in metric.data.data_points:
             zero = self.waiting.get(id(point.attributes))
@@ -222,7 +227,7 @@ def _fingerprint(attributes: Attributes) -> int:
 
 def _zero_before(point: Any, start: int, at: int) -> Any:
     """Return a point of the same kind in which nothing has been measured."""
-    absent: Any = None  # the least and the most of nothing
+    absent: Any = None  # the minimum and maximum of nothing
     if isinstance(point, HistogramDataPoint):
         counts = [0] * len(point.bucket_counts)
         return HistogramDataPoint(point.attributes, start, at, 0, 0, counts, point.explicit_bounds, absent, absent)
@@ -243,10 +248,10 @@ def _zero_before(point: Any, start: int, at: int) -> Any:
     )
 
 
-def add_zeros(zeros: ZeroPoints, data: MetricsData) -> MetricsData:
-    """Return the collection with its zeros; as it is where that fails, since a zero is never to cost an export."""
+def add_zeros(zeros: ZeroPointTracker, data: MetricsData) -> MetricsData:
+    """Return the collection with its zeros, or as it is where that fails: a zero must not cost an export."""
     try:
         return zeros.added(data)
     except Exception as error:
-        warn_once("zero points", "Zero points could not be added: %s: %s", type(error).__name__, error)
+        warn_once("zero points", "ZeroPoint points could not be added: %s: %s", type(error).__name__, error)
         return data

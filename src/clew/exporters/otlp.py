@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from clew.delivery.destination import LossDetails, UndeliveredError
-from clew.delivery.zero_points import WithZeros
+from clew.delivery.zero_points import MetricsDataWithZeros
 from clew.exporters.attempts import Delivery, PendingRequest
 from clew.settings import OtlpSettings
 from clew.settings.otlp import GRPC
@@ -76,7 +76,7 @@ class _OtlpExporter:
             error = undelivered(failed, len(requests), items, details_of) if failed else None
             if outcome is not None:
                 outcome.error = error
-        if isinstance(batch, WithZeros):
+        if isinstance(batch, MetricsDataWithZeros):
             batch.settle([(request.taken, number) for request, number in zip(requests, zeros, strict=True)])
         if error is not None:
             raise error

@@ -129,9 +129,6 @@ def _setting(name: str, default: object, parse: Callable[[str], Any], *kinds: ty
     return ClewSetting(name, default, parse, _number(parse, *kinds) if kinds else _text(parse))
 
 
-_sets = parsers.whole_number(1, 100_000)
-_seconds = parsers.decimal(0, 3600, "seconds")
-
 CLEW_SETTINGS: Mapping[str, ClewSetting] = {
     setting.name: setting
     for setting in (
@@ -147,10 +144,10 @@ CLEW_SETTINGS: Mapping[str, ClewSetting] = {
         _setting("logs_slow", 1.0, parsers.decimal(0, 86_400, "seconds"), int, float),
         _setting("logs_sample_ratio", 0.0, parsers.decimal(0, 1), int, float),
         _setting("logs_canonical", False, parsers.boolean),
-        _setting("cardinality_limit", OPERATION_CARDINALITY_LIMIT, _sets, int),
+        _setting("cardinality_limit", OPERATION_CARDINALITY_LIMIT, parsers.whole_number(1, 100_000), int),
         _setting("max_export_bytes", MAX_EXPORT_BYTES, parsers.whole_number(1), int),
         _setting("zero_points", True, parsers.boolean),
-        _setting("shutdown_timeout", 3.0, _seconds, int, float),
+        _setting("shutdown_timeout", 3.0, parsers.decimal(0, 3600, "seconds"), int, float),
         _setting("strict", True, parsers.boolean),
     )
 }
