@@ -133,11 +133,11 @@ def test_a_ratio_of_the_requests_is_sampled_by_their_ids_alone(hold: Callable[..
 
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=118), st.floats(0, 1))
-def test_a_larger_ratio_keeps_what_a_smaller_one_keeps(name: str, share: float) -> None:
+def test_a_larger_ratio_keeps_what_a_smaller_one_keeps(name: str, sample_ratio: float) -> None:
     assert is_sampled(name, 1)
     assert not is_sampled(name, 0)
-    if is_sampled(name, share):
-        assert is_sampled(name, min(1, share * 1.5))
+    if is_sampled(name, sample_ratio):
+        assert is_sampled(name, min(1, sample_ratio * 1.5))
 
 
 # held by entry
@@ -185,9 +185,9 @@ def test_what_a_further_entry_into_the_same_request_would_drop_the_outer_one_dec
     assert held.texts() == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_entries_each_started_by_the_one_before_do_not_pile_up(share: float, hold: Callable[..., Sent]) -> None:
-    hold(logs_sample_ratio=share)
+@pytest.mark.parametrize("sample_ratio", [0.0, 1.0])
+def test_requests_each_started_by_the_one_before_do_not_pile_up(sample_ratio: float, hold: Callable[..., Sent]) -> None:
+    hold(logs_sample_ratio=sample_ratio)
 
     def held_requests() -> int:
         gc.collect()
