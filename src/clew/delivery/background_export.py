@@ -10,6 +10,7 @@ from opentelemetry.metrics import MeterProvider
 from clew.delivery.destination import Destination, Kind
 from clew.delivery.exporter_interface import (
     DeadlineExporter,
+    abandon_connection,
     close_exporter,
     finish_exporter_by,
     label_of,
@@ -55,7 +56,13 @@ class BackgroundExport:
         self._in_hand = 0
         self._undelivered = 0
         self._closed = False
-        self._worker = Worker(_THREAD_NAMES[self.kind], self.interval, self._timeout, self._work)
+        self._worker = Worker(
+            _THREAD_NAMES[self.kind],
+            self.interval,
+            self._timeout,
+            self._work,
+            lambda: abandon_connection(self._exporter),  # a socket of gevent belongs to the thread that has opened it
+        )
 
     def _work(self, trigger: Trigger, deadline: float) -> bool:
         """Export what there is; return whether all of it was delivered."""

@@ -32,6 +32,10 @@ class DeadlineExporter(Protocol):
         """Measure exports with instruments of this provider from now on."""
         ...
 
+    def abandon_connection(self) -> None:
+        """Use a new connection from now on, and leave the one there is as it is."""
+        ...
+
     def restart_in_child(self) -> None:
         """Forget, after a fork, the connection that belongs to the parent."""
         ...
@@ -46,6 +50,12 @@ def finish_exporter_by(exporter: object, deadline: float) -> None:
     """Have the exporter, if it can, finish by the deadline."""
     if isinstance(exporter, DeadlineExporter):
         exporter.finish_by(deadline)
+
+
+def abandon_connection(exporter: object) -> None:
+    """Have the exporter, if it can, use a new connection from now on."""
+    if isinstance(exporter, DeadlineExporter):
+        exporter.abandon_connection()
 
 
 def restart_exporter(exporter: object) -> None:

@@ -61,14 +61,23 @@ class Worker:
     """Runs `work(trigger, deadline)` every `interval` seconds, and when ordered; never twice at once.
 
     `work` returns whether all was delivered. It runs in a daemon thread, in a Context that holds no request and
-    suppresses instrumentation. The thread starts with `start` or with the first order.
+    suppresses instrumentation. The thread starts with `start` or with the first order. Where another thread takes its
+    place, since gevent has patched the interpreter, `moved` is called there before `work`.
     """
 
-    def __init__(self, name: str, interval: float, timeout: float, work: Callable[[Trigger, float], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        interval: float,
+        timeout: float,
+        work: Callable[[Trigger, float], bool],
+        moved: Callable[[], None] | None = None,
+    ) -> None:
         self._name = name
         self._interval = min(interval, LONGEST_WAIT)
         self._timeout = min(timeout, LONGEST_WAIT)
         self._work = work
+        self._moved = moved
         # SimpleQueue may be put to from a signal handler or a finalizer that interrupts another put; an Event may not
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
@@ -187,9 +196,12 @@ class Worker:
         if not working.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return False
         try:
-            while before is not None and not before.acquire(blocking=False):  # as gevent's would not be waited for
-                time.sleep(0.005)
-            self._working_before = None
+            if before is not None:
+                while not before.acquire(blocking=False):  # as gevent's would not be waited for
+                    time.sleep(0.005)
+                self._working_before = None
+                if self._moved is not None:
+                    self._moved()
             return self._work(trigger, deadline)
         except BaseException as error:  # the thread has to go on, whatever an exporter of the application raises
             warn_once(("worker", self._name), "%s: unexpected %s: %s", self._name, type(error).__name__, error)

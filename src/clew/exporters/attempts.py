@@ -206,11 +206,15 @@ class Delivery:
         self._end = min(self._end, deadline)
         self._closing.set()
 
+    def abandon_connection(self) -> None:
+        """Use a new connection from now on; the one there is belongs to another thread, or to the parent's threads."""
+        if self._transport is not None:
+            self._abandoned.append(self._transport)  # not closed, not collected: both would touch those threads
+            self._transport = None
+
     def restart_in_child(self) -> None:
         """Forget, after a fork, the connection that belongs to the parent."""
-        if self._transport is not None:
-            self._abandoned.append(self._transport)  # not closed, not collected: both would touch the parent's threads
-            self._transport = None
+        self.abandon_connection()
         self._closing = threading.Event()
         self._end = math.inf
 

@@ -93,6 +93,10 @@ class _OtlpExporter:
         """End what is under way by the deadline (of `time.monotonic`); do not wait for an endpoint never reached."""
         self._delivery.finish_by(deadline)
 
+    def abandon_connection(self) -> None:
+        """Use a new connection from now on, and leave the one there is as it is."""
+        self._delivery.abandon_connection()
+
     def restart_in_child(self) -> None:
         """Forget, after a fork, the connection that belongs to the parent."""
         self._delivery.restart_in_child()
