@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -37,7 +37,8 @@ from clew.integrations._shared.other_instrumentations import (
     look_at_traceback,
     look_inside,
 )
-from clew.integrations._shared.per_pipeline import PerPipeline
+from clew.metrics import reentry
+from clew.operations import pipeline
 from clew.operations.bind import bind_instrument
 from clew.operations.pipeline import Pipeline
 
@@ -45,15 +46,38 @@ if TYPE_CHECKING:
     from clew.integrations._shared.server_options import Metrics
     from clew.metrics.lookup import InstrumentBinding
 
+T = TypeVar("T")
+
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """In seconds: the ones that the conventions advise."""
 
 _ACTIVE_REQUESTS = "http.server.active_requests"
 _METHODS = "CONNECT,DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT,TRACE"
 
-
 Record = Callable[[float, Mapping[str, str | int], Context | None], None]
 """Takes a value, attributes, and a Context or None for the current one."""
+
+
+class PerPipeline(Generic[T]):
+    """What `make` makes of the current pipeline, instruments mostly: made anew for each one."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[Pipeline], T]) -> None:
+        self._make = make
+        self._made: tuple[Pipeline, T] | None = None
+
+    def get(self) -> tuple[Pipeline, T] | None:
+        """Return the current pipeline and what was made of it, or None where nothing is recorded."""
+        current = pipeline.current
+        if current is None:
+            return None
+        made = self._made
+        if made is None or made[0] is not current:
+            if reentry.is_inside():
+                return None
+            self._made = made = (current, self._make(current))  # two threads at a time make the same
+        return made
 
 
 class HttpInstruments:

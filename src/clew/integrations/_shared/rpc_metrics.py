@@ -14,8 +14,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from clew.__about__ import __version__
 from clew.diagnostics import report_failure
-from clew.integrations._shared.http_metrics import BOUNDS
-from clew.integrations._shared.per_pipeline import PerPipeline
+from clew.integrations._shared.http_metrics import BOUNDS, PerPipeline
 from clew.operations.pipeline import Pipeline
 
 # spelled out, since the package still has these names among the ones that may move
