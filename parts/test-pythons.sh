@@ -25,7 +25,8 @@ for version in ${VERSIONS:-3.10 3.12 3.13 3.14}; do
         continue
     fi
     echo "Python $version:"
-    "${within[@]}" make --no-print-directory PYTHON_FOR_VENV="$interpreter" VENV=".venv-$version" installed-for-tests
+    "${within[@]}" make --no-print-directory PYTHON_FOR_VENV="$interpreter" VENV=".venv-$version" REQUIREMENTS=test \
+        installed-for-tests
     "${within[@]}" "${limited[@]}" ".venv-$version/bin/python" -m pytest -q -m "not real" -p no:cacheprovider \
-        --ignore=tests/integrations/contrib "${TESTS[@]}" ${PYTEST_ARGS:-}
+        -n auto --ignore=tests/integrations/contrib "${TESTS[@]}" ${PYTEST_ARGS:-}
 done

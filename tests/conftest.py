@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,34 @@ pytest_plugins = ["pytester"]  # for the tests of our own plugin; pytest takes i
 # How long an example takes depends on the machine alone.
 settings.register_profile("clew", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("clew")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many test processes as there are cores for them, since they wait half of the time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return 2 * (cores or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules about workers come first: they wait the longest, and nothing would run beside the last ones."""
+    items.sort(key=lambda item: "workers" not in item.path.stem)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What tests log may be no text that can be encoded; what they report is sent between processes all the same."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_encodable, value))
+    return value
 
 
 @pytest.fixture(autouse=True)
