@@ -39,6 +39,8 @@ def end():
 FORKED_DURING_AN_EXPORT = f"""{PARTS}
 import threading
 record("parent's")
+deliver(parts, closing=False, timeout=120)  # all is imported: a fork amid an import leaves the child half a module
+record("parent's")
 threading.Thread(target=lambda: deliver(parts, closing=False, timeout=120), daemon=True).start()
 time.sleep(0.3)
 child = os.fork()
