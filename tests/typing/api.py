@@ -23,6 +23,7 @@ from opentelemetry.trace import TracerProvider
 from typing_extensions import assert_type
 
 import clew
+from clew.integrations import asgi, wsgi
 
 T = TypeVar("T")
 
@@ -406,3 +407,24 @@ clew.views([View(instrument_name="orders", name="sold")])  # type: ignore[arg-ty
 clew.exemplar_filter(True)  # type: ignore[call-arg]
 
 assert_type(clew.__version__, str)
+
+
+# the keywords of middlewares
+
+
+async def asgi_application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None: ...
+
+
+def wsgi_application(environ: wsgi.Environ, start_response: wsgi.StartResponse) -> list[bytes]:
+    return []
+
+
+def health(scope: asgi.Scope) -> bool:
+    return bool(scope["path"] == "/health")
+
+
+assert_type(asgi.RequestMiddleware(asgi_application, headers=["X-First"], ignore=health), asgi.RequestMiddleware)
+assert_type(wsgi.RequestMiddleware(wsgi_application, echo=False, metrics="auto"), wsgi.RequestMiddleware)
+asgi.RequestMiddleware(asgi_application, header="X-First")  # type: ignore[call-arg]
+asgi.RequestMiddleware(asgi_application, trust="yes")  # type: ignore[arg-type]
+wsgi.RequestMiddleware(wsgi_application, metrics="on")  # type: ignore[arg-type]
