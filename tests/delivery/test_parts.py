@@ -240,7 +240,7 @@ def test_what_is_rejected_of_one_part_is_all_that_is_lost(
     assert endpoint.received.spans == names
     assert made.lost["spans"] == 2
     assert [record.getMessage().partition(" took ")[2] for record in caplog.records] == [
-        "58 of 60 spans and refused the rest: too old; refusals that follow are counted and not said"
+        "58 of 60 spans and refused the rest: too old; further refusals are counted and not logged"
     ]
 
 

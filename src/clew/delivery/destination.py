@@ -184,7 +184,7 @@ class Destination:
     def _warn_refused(self, refused: int, number: int, reason: str) -> None:
         warn_once(
             ("rejected", self.kind, self.label),
-            "%s took %d of %d %s and refused the rest: %s; refusals that follow are counted and not said",
+            "%s took %d of %d %s and refused the rest: %s; further refusals are counted and not logged",
             self.label,
             number - refused,
             number,

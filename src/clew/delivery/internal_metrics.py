@@ -1,6 +1,6 @@
-"""What exporters and processors measure of themselves where ``OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED`` asks for it.
+"""Metrics of exporters and processors about themselves, where ``OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED`` is true.
 
-The SDK measures its own; these are the same metrics for what `clew` has in their place, by the semantic conventions for
+The SDK has them for its own; these are the same for those that `clew` uses instead, by the semantic conventions for
 OpenTelemetry SDKs: https://opentelemetry.io/docs/specs/semconv/otel/sdk-metrics/
 """
 
@@ -36,7 +36,7 @@ _numbers: Counter[str] = Counter()
 
 
 def _component(kind: OtelComponentTypeValues) -> dict[str, Any]:
-    """Return what names one more component of this kind."""
+    """Return the attributes of one more component of this kind."""
     number = _numbers[kind.value]
     _numbers[kind.value] = number + 1
     return {OTEL_COMPONENT_TYPE: kind.value, OTEL_COMPONENT_NAME: f"{kind.value}/{number}"}
@@ -55,7 +55,7 @@ class ExporterMetrics:
     Args:
         provider: Whose instruments to use.
         signal: What it exports.
-        grpc: Whether it speaks gRPC, else HTTP with protobuf.
+        grpc: Whether it speaks gRPC; otherwise HTTP with protobuf.
         endpoint: A URL, or a gRPC target.
     """
 
@@ -80,7 +80,7 @@ class ExporterMetrics:
 
     @contextmanager
     def export(self, items: int) -> Generator[Outcome]:
-        """Measure the export of so many items inside the block, which says how it ended."""
+        """Measure the export of that many items, made inside the block, which sets the outcome."""
         outcome = Outcome(UndeliveredError("it did not end"))
         begin = time.perf_counter()
         self._inflight.add(items, self._attributes)
@@ -106,7 +106,7 @@ class ProcessorMetrics:
     Args:
         provider: Whose instruments to use.
         signal: What it processes.
-        waiting: Tells how many items wait.
+        waiting: Returns how many items wait.
         capacity: How many may wait.
     """
 

@@ -1,8 +1,8 @@
-"""Batches as OTLP messages, by OpenTelemetry's encoders, and what they cannot encode in the nearest way or left out.
+"""Batches as OTLP messages, made by OpenTelemetry's encoders; what these cannot encode is replaced or left out.
 
-The encoders stop at the first value that the wire format has no place for, with all that is in the batch, or drop an
-attribute and say so in the log. So a batch that fails is gone through once more: each value in it is replaced by the
-nearest one that can be sent, and what cannot be encoded even so is left out by itself.
+The encoders fail for the whole batch at the first value that OTLP cannot carry, or drop an attribute and log that. So
+a batch that fails is encoded once more: each value is replaced by the nearest one that can be sent, and an item that
+even so cannot be encoded is left out.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from clew.settings.problems import masked_url
 _RETRYABLE = (429, 502, 503, 504)
 _REFUSING = (400, 413, 422)
 _PATHS = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT gets /v1/metrics and its kin added, the variables for one signal are taken as they are"
+    "/v1/metrics and so on are added to OTEL_EXPORTER_OTLP_ENDPOINT; the variables for one signal are taken as they are"
 )
 _TAKES_NOTHING = (401, 402, 403, 404, 405, 407, 410)
 """The answers that do not depend on what is in the request."""

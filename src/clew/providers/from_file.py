@@ -2,10 +2,10 @@
 
 The package `opentelemetry-configuration` (the extra ``clew[config]``) reads the file and builds them. Its function
 `configure_sdk` has no place for request IDs, so the providers are built one by one and get them before anything is
-measured. The file alone says where data goes and how; of the environment those variables count that it names itself
-(``${NAME}``), and those of `clew`. What is different from `configure_sdk`: exemplars carry request IDs unless the file
-names an exemplar filter, the resource has a ``service.instance.id``, and where the file names no propagators there are
-`clew`'s.
+measured. The file alone says where data goes and how; of the environment only the variables count that it names itself
+(``${NAME}``), and those of `clew`. The differences to `configure_sdk`: exemplars carry request IDs unless the file
+names an exemplar filter, the resource has a ``service.instance.id``, and `clew`'s propagators are used where the file
+names none.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk/
 """

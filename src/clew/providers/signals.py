@@ -1,4 +1,4 @@
-"""The providers of the three signals that `clew.configure()` works with: built by `clew`, or by the application."""
+"""The providers of the three signals that `clew.configure()` works with, built by `clew` or by the application."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Signals:
 
     def restart_in_child(self) -> None:
         """Count from zero in a forked child, under a resource of its own, and deliver over connections of its own."""
-        # and nothing more: other attributes of a process are the SDK's to renew
+        # only these attributes: others of a process are renewed by the SDK
         identity = identity_in_child(self.resource, instance_id_given=self.instance_id_given)
         if isinstance(self.meter_provider, MeterProvider) and self.meter_provider in pipeline.own_providers:
             restart_metrics_in_child(self.meter_provider, identity)
@@ -76,7 +76,7 @@ class Signals:
                 restart()
 
     def take(self, built: BuiltProvider) -> bool:
-        """Take over what was built; False where there is no provider."""
+        """Use what was built; return False where there is no provider."""
         if built.provider is None:
             return False
         pipeline.own_providers.add(built.provider)
@@ -194,7 +194,7 @@ def propagator(settings: Settings) -> CompositePropagator:
 # providers that the application built
 
 _with_request_ids: WeakSet[Any] = WeakSet()
-"""The application's providers that have a processor of ours for request IDs already."""
+"""The application's providers to which a processor for request IDs has been added."""
 
 
 def _use_meters(signals: Signals, provider: Any, settings: Settings, arguments: ProviderArguments) -> None:

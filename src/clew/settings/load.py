@@ -1,4 +1,4 @@
-"""The reading of all settings, with everything that is wrong said at once."""
+"""All settings, read at once, and everything that is wrong reported in one error."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _RESERVED = ("operation.name", "error.type", "trace_id", "span_id")
 
 
 def boolean(text: str) -> bool:
-    """``true`` or ``false`` in any case, nothing else."""
+    """Return the value of ``true`` or ``false``, in any case."""
     lower = text.lower()
     if lower not in ("true", "false"):
         raise InvalidValueError("true or false")
@@ -57,14 +57,14 @@ def decimal(least: float, most: float, unit: str = "") -> Callable[[str], float]
 
 
 def interval(text: str) -> float:
-    """Milliseconds, at least 1; seconds are returned."""
+    """Return the seconds of a whole number of milliseconds, at least 1."""
     if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MOST:
         raise InvalidValueError(f"a whole number of milliseconds from 1 to {MOST}")
     return int(text) / 1000
 
 
 def timeout(text: str) -> float:
-    """Milliseconds, where 0 means no limit; seconds are returned, infinity for no limit."""
+    """Return the seconds of a whole number of milliseconds; infinity for 0, which means no limit."""
     if not _WHOLE.fullmatch(text) or int(text) > MOST:
         raise InvalidValueError(f"a whole number of milliseconds from 0 (no limit) to {MOST}")
     return int(text) / 1000 or math.inf
@@ -82,19 +82,19 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Split at commas; white space, empty items and repetitions go."""
+    """Return the items between commas, without white space, empty ones and repetitions."""
     return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 
 def header_name(text: str) -> str:
-    """The name of an HTTP header: a token of RFC 9110."""
+    """Return the name of an HTTP header: a token of RFC 9110."""
     if not _TOKEN.fullmatch(text) or len(text) > 100:
         raise InvalidValueError("the name of an HTTP header: 1 to 100 letters, digits and !#$%&'*+-.^_`|~")
     return text
 
 
 def attribute_name(text: str) -> str:
-    """The name of an attribute that is not one of `clew`'s own."""
+    """Return the name of an attribute that is not one of `clew`'s own."""
     if not _ATTRIBUTE.fullmatch(text) or text in _RESERVED or text.startswith("otel."):
         raise InvalidValueError(
             "1 to 64 letters, digits, _ and ., beginning with a letter or _, "
@@ -104,7 +104,7 @@ def attribute_name(text: str) -> str:
 
 
 def hosts(text: str) -> tuple[str, ...]:
-    """Hosts that a request ID may go to, in lower case: ``host`` or ``.suffix``, each with an optional port."""
+    """Return the hosts that a request ID may go to, in lower case: ``host`` or ``.suffix``, with an optional port."""
     found = listed(text)
     if not found or not all(map(_is_host, found)):
         raise InvalidValueError(
@@ -124,7 +124,7 @@ def is_dotted(name: str) -> bool:
 
 
 def exception_names(text: str) -> tuple[str, ...]:
-    """Dotted names of exception types, such as ``django.http.Http404``."""
+    """Return dotted names of exception types, such as ``django.http.Http404``."""
     found = listed(text)
     if not found or not all(map(is_dotted, found)):
         raise InvalidValueError("dotted names of exception types between commas, such as django.http.Http404,KeyError")
@@ -132,7 +132,7 @@ def exception_names(text: str) -> tuple[str, ...]:
 
 
 def measured_names(text: str) -> tuple[str, ...]:
-    """Names of functions to measure: ``module:*``, ``module:function``, ``module:Class``, ``module:Class.method``."""
+    """Return functions to measure: ``module:*``, ``module:function``, ``module:Class``, ``module:Class.method``."""
     found = listed(text)
     for item in found:
         module, colon, name = item.partition(":")

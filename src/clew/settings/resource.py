@@ -1,4 +1,4 @@
-"""The resource: who sends all this (Resource SDK specification and the resource conventions of `service`)."""
+"""The resource: the attributes of the process that sends (Resource SDK specification, conventions of `service`)."""
 
 from __future__ import annotations
 
