@@ -23,7 +23,7 @@ IMPORTED_AS = {"grpcio": "grpc"}
 INTEGRATIONS = sorted(
     path.stem
     for path in (ROOT / "docs/integrations").glob("*.md")
-    if (PACKAGE / f"integrations/{path.stem}.py").is_file()
+    if any((PACKAGE / "integrations" / name).exists() for name in (f"{path.stem}.py", f"{path.stem}/__init__.py"))
 )
 
 PROTOCOLS_AND_FRAMEWORKS = (
