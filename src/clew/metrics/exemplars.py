@@ -81,9 +81,14 @@ class RequestExemplarFilter(ExemplarFilter):
 
 
 class ExemplarCandidate:
-    """A measurement that may become an exemplar; `bucket` is where it stands in a shard."""
+    """A measurement that may become an exemplar.
 
-    __slots__ = ("attributes", "bucket", "identifiers", "time_unix_nano", "value")
+    Attributes:
+        bucket: Where it stands in a shard.
+        rank: That of `identifiers`.
+    """
+
+    __slots__ = ("attributes", "bucket", "identifiers", "rank", "time_unix_nano", "value")
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class ExemplarCandidate:
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
         self.identifiers = identifiers
+        self.rank = identifiers.rank  # in a place of its own, since each measurement of an equal value asks for it
         self.bucket = bucket
 
     def outranks(self, other: ExemplarCandidate | None) -> bool:
@@ -106,8 +112,7 @@ class ExemplarCandidate:
         """
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
-        rank, others_rank = self.identifiers.rank, other.identifiers.rank
-        return (rank, -self.time_unix_nano) > (others_rank, -other.time_unix_nano)
+        return (self.rank, -self.time_unix_nano) > (other.rank, -other.time_unix_nano)
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
         """Make the exemplar, its labels within the budget: request ID, trace and span ID, then other attributes."""
@@ -157,10 +162,13 @@ class LargestReservoir(ExemplarReservoir):
         index = bisect_left(self._boundaries, value)
         with self._lock:
             best = self._candidates.get(index)
-            if best is not None and value < best.value:
+            if best is not None and (
+                value < best.value
+                or (value == best.value and best.rank == REQUEST_RANK and SPAN_KEY not in context)  # leads to no more
+            ):
                 return
             identifiers = identifiers_in(context)
-            if best is None or value > best.value or identifiers.rank > best.identifiers.rank:
+            if best is None or value > best.value or identifiers.rank > best.rank:
                 self._candidates[index] = ExemplarCandidate(value, time_unix_nano, attributes, identifiers)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:

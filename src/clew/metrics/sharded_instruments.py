@@ -168,7 +168,7 @@ def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[flo
             if value == thresholds[index]:
                 for candidate in interval.candidates:
                     if candidate.bucket == index:
-                        best_rank = candidate.identifiers.rank
+                        best_rank = candidate.rank
                         if best_rank == REQUEST_RANK and SPAN_KEY not in context:
                             return
             identifiers = identifiers_in(context)
