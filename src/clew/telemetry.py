@@ -117,7 +117,7 @@ class Telemetry:
         A provider that the application built is flushed and goes on.
 
         Args:
-            timeout: In seconds; what has not been sent by then is dropped, which is said with its count.
+            timeout: In seconds; what has not been sent by then is dropped, counted and logged.
 
         Returns:
             False only where something was not delivered. It never raises, and may be called again: that waits for the
@@ -195,7 +195,7 @@ class Telemetry:
             )
         )
         _track_requests(self.settings)
-        line = signals.destinations(self.settings)  # said before the handler is there: the program does not log it
+        line = signals.destinations(self.settings)  # before the handler is there: it is not exported
         warn_once(("sends", line), "%s", line, level=logging.INFO)
         if signals.logger_provider is not None:
             log_handler().install(signals.logger_provider)

@@ -52,7 +52,7 @@ def _run(chosen: argparse.Namespace) -> int:
         request_id_attribute=os.environ.get("CLEW_REQUEST_ID_ATTRIBUTE") or "request_id",
     )
     if chosen.host not in ("localhost", "::1") and not chosen.host.startswith("127."):
-        say(f"listening on {chosen.host}: whoever reaches it may send, nobody is asked for a name")
+        say(f"listening on {chosen.host}: anyone who can reach it may send, without authentication")
     try:
         serve(settings)
     except (StoreError, ListenError) as error:

@@ -18,7 +18,7 @@ Signal = Literal["metrics", "traces", "logs"]
 GRPC = "grpc"
 HTTP = "http/protobuf"
 MAX_EXPORT_BYTES = 3_000_000
-"""The length of a request by default: receivers over gRPC refuse what is over 4 MiB unless they are told otherwise."""
+"""The length of a request by default: by default receivers over gRPC refuse what is over 4 MiB."""
 CREDENTIAL_PROVIDERS = "opentelemetry_otlp_credential_provider"
 
 _SECONDS_BELOW = 100

@@ -1,4 +1,4 @@
-"""Wrong settings: every one of them found in one reader, and said together."""
+"""Wrong settings: all of them are found in one reading, and reported together."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class AskedNames:
         self.metrics: set[str] = set()
 
     def unknown(self, operations: Collection[str], metrics: Collection[str]) -> str:
-        """Return what is to be said, once, of the names that are not among those there are; empty where all are."""
+        """Return a message, once, on the names that are not among those there are; empty where all are."""
         lines = [
             *_lines("calls", "operation", self.operations, operations),
             *_lines("metric", "metric", self.metrics, metrics),

@@ -201,7 +201,7 @@ class CapturedTelemetry(Telemetry):
         return "\n".join(lines)
 
     def unknown_names(self) -> str:
-        """Return what is to be said of names that were asked for and that nothing has; empty where there are none."""
+        """Return a message on names that were asked for and that nothing has; empty where there are none."""
         begun: set[str] = set() if self._recorder is None else self._recorder.operations
         operations = begun | {call.operation for call in list(self._calls)} | {site.name for site in sites}
         metrics = {name for each in self._metrics for name in each.names()} | instrument_names
