@@ -251,8 +251,8 @@ def test_all_labels_together_stay_within_the_budget_the_request_id_first(
         span = NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)))
         context = set_span_in_context(span, context)
     others.pop("request_id", None)
-    identifiers = identifiers_in(context)._replace(request_id=request_id)
-    exemplar = ExemplarCandidate(1.0, 1, others, identifiers).exemplar({})
+    rank, _, span_context = identifiers_in(context)
+    exemplar = ExemplarCandidate(1.0, 1, others, (rank, request_id, span_context)).exemplar({})
     labels = dict(exemplar.filtered_attributes or {})
     size = sum(len(name) + len(str(value)) for name, value in labels.items())
     if exemplar.span_id is not None:

@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from random import randrange
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Exemplar, ExemplarFilter, ExemplarReservoir
@@ -36,31 +36,26 @@ _MOST_SAMPLED = 4
 """Under which the Context has the current span."""
 
 
-class Identifiers(NamedTuple):
-    """What a measurement leads to: a request, a sampled span, both, or nothing.
+Identifiers = tuple[int, str | None, SpanContext | None]
+"""What a measurement leads to: its rank, the request ID and the context of the sampled span, if it has them.
 
-    A span that is not sampled is stored nowhere, so it leads nowhere.
-    """
-
-    rank: int
-    """3 for both, `REQUEST_RANK` for a request, 1 for a span, 0 for nothing."""
-    request_id: str | None = None
-    span_context: SpanContext | None = None
-
+The rank is 3 for both, `REQUEST_RANK` for a request, 1 for a span, 0 for nothing. A span that is not sampled is stored
+nowhere, so it leads nowhere.
+"""
 
 REQUEST_RANK = 2
 _SPAN_RANK = 1
-_NO_IDENTIFIERS = Identifiers(0)
+_NO_IDENTIFIERS: Identifiers = (0, None, None)
 
 
 def identifiers_in(context: Context) -> Identifiers:
     """Return what a measurement that is made in `context` leads to."""
     request_id = request_id_in(context)
     if SPAN_KEY not in context:
-        return _NO_IDENTIFIERS if request_id is None else Identifiers(REQUEST_RANK, request_id)
+        return _NO_IDENTIFIERS if request_id is None else (REQUEST_RANK, request_id, None)
     span_context = _sampled_span_in(context)
     rank = (0 if request_id is None else REQUEST_RANK) + (0 if span_context is None else _SPAN_RANK)
-    return Identifiers(rank, request_id, span_context)
+    return rank, request_id, span_context
 
 
 def _sampled_span_in(context: Context) -> SpanContext | None:
@@ -85,10 +80,10 @@ class ExemplarCandidate:
 
     Attributes:
         bucket: Where it stands in a shard.
-        rank: That of `identifiers`.
+        rank: How much it leads to (`Identifiers`).
     """
 
-    __slots__ = ("attributes", "bucket", "identifiers", "rank", "time_unix_nano", "value")
+    __slots__ = ("attributes", "bucket", "rank", "request_id", "span_context", "time_unix_nano", "value")
 
     def __init__(
         self,
@@ -101,8 +96,7 @@ class ExemplarCandidate:
         self.value = value
         self.time_unix_nano = time_unix_nano
         self.attributes = attributes
-        self.identifiers = identifiers
-        self.rank = identifiers.rank  # in a place of its own, since each measurement of an equal value asks for it
+        self.rank, self.request_id, self.span_context = identifiers
         self.bucket = bucket
 
     def outranks(self, other: ExemplarCandidate | None) -> bool:
@@ -116,7 +110,7 @@ class ExemplarCandidate:
 
     def exemplar(self, point_attributes: Mapping[str, Any] | None) -> Exemplar:
         """Make the exemplar, its labels within the budget: request ID, trace and span ID, then other attributes."""
-        _, request_id, span_context = self.identifiers
+        request_id, span_context = self.request_id, self.span_context
         left = LABEL_BUDGET
         filtered: dict[str, Any] = {}
         if request_id is not None:
@@ -168,7 +162,7 @@ class LargestReservoir(ExemplarReservoir):
             ):
                 return
             identifiers = identifiers_in(context)
-            if best is None or value > best.value or identifiers.rank > best.rank:
+            if best is None or value > best.value or identifiers[0] > best.rank:
                 self._candidates[index] = ExemplarCandidate(value, time_unix_nano, attributes, identifiers)
 
     def collect(self, point_attributes: Mapping[str, Any] | None) -> list[Exemplar]:

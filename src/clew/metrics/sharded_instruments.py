@@ -172,9 +172,10 @@ def _offer_through(exemplar_filter: ExemplarFilter, initial_thresholds: list[flo
                         if best_rank == REQUEST_RANK and SPAN_KEY not in context:
                             return
             identifiers = identifiers_in(context)
-            if value == thresholds[index] and identifiers.rank <= best_rank:
+            rank = identifiers[0]
+            if value == thresholds[index] and rank <= best_rank:
                 return
-            if identifiers.rank if should_sample is None else should_sample(value, 0, None, context):
+            if rank if should_sample is None else should_sample(value, 0, None, context):
                 interval.put(ExemplarCandidate(value, time.time_ns(), None, identifiers, index))
                 if thresholds is initial_thresholds:
                     thresholds = interval.thresholds = initial_thresholds.copy()

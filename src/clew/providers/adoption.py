@@ -12,7 +12,6 @@ from clew.__about__ import __version__
 from clew.diagnostics import warn_once
 from clew.metrics.recorder import PortableRecorder
 from clew.metrics.sdk.providers import on_meter_provider
-from clew.metrics.sdk.views import lacks_request_ids
 from clew.operations import pipeline
 from clew.operations.bind import import_bindings
 
@@ -37,6 +36,8 @@ def warn_of_missing_request_ids(provider: MeterProvider) -> None:
     if isinstance(provider, NoOpMeterProvider):
         warn_once("no-op provider", "The application has set a NoOpMeterProvider: nothing is measured")
         return
+    from clew.metrics.sdk.views import lacks_request_ids  # only where there is a provider to look at
+
     lacks = lacks_request_ids(provider)
     if lacks:
         warn_once(

@@ -21,12 +21,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from opentelemetry import _logs, metrics, trace
+from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider as ApiMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 
 from clew.diagnostics import warn_once
+from clew.imports import imported
 from clew.interpreter import forks
 
 
@@ -94,7 +95,7 @@ def _renew_shared_locks() -> None:
     for one in (
         getattr(internal, "_METER_PROVIDER_SET_ONCE", None),
         getattr(trace, "_TRACER_PROVIDER_SET_ONCE", None),
-        getattr(getattr(_logs, "_internal", None), "_LOGGER_PROVIDER_SET_ONCE", None),
+        getattr(imported("opentelemetry._logs._internal"), "_LOGGER_PROVIDER_SET_ONCE", None),
         proxy,
         *getattr(proxy, "_meters", ()),
     ):
