@@ -31,8 +31,8 @@ test: ## style, types and all tests; real parts that are missing are skipped (wi
 	$(PYTHON) -m pytest -n auto --ignore=tests/integrations/contrib --ignore=tests/workers/test_contrib_celery.py $(PYTEST_ARGS)
 	$(MAKE) --no-print-directory test-contrib
 
-quick: installed-for-tests ## the core's tests alone, in seconds: what to run while you write
-	$(PYTHON) -m pytest -q -x -m "not real" tests/core tests/metrics tests/settings $(PYTEST_ARGS)
+quick: installed-for-tests ## the core's tests alone, in 40 seconds: what to run while you write
+	$(PYTHON) -m pytest -q -x -n auto -m "not real" tests/core tests/metrics tests/settings $(PYTEST_ARGS)
 
 test-contrib: $(CONTRIB_VENV)/installed ## the core and the integrations beside contrib's own, on the oldest SDK that clew supports
 	$(CONTRIB_VENV)/bin/python -m pytest -q -n auto -m "not real" tests/core tests/metrics tests/integrations \
