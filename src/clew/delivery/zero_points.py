@@ -107,23 +107,16 @@ class ZeroPointTracker:
         every export of a series.
         """
         zeros: list[ZeroPoint] = []
-        self._last_point = max(
-            (
-                metric.data.data_points[0].time_unix_nano
-                for resource in data.resource_metrics
-                for scope in resource.scope_metrics
-                for metric in scope.metrics
-                if metric.data.data_points
-            ),
-            default=self._last_point,
-        )
-        streams = [
-            (metric, self._stream(scope.scope, metric))
+        collected = [
+            (scope.scope, metric)
             for resource in data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics
-            if _is_wanted(metric)
+            if metric.data.data_points
         ]
+        times = (metric.data.data_points[0].time_unix_nano for _, metric in collected)
+        self._last_point = max(times, default=self._last_point)
+        streams = [(metric, self._stream(scope, metric)) for scope, metric in collected if _is_wanted(metric)]
         before = self._start if self._before is None else self._before
         for metric, stream in streams:
             points = metric.data.data_points
@@ -163,10 +156,8 @@ class ZeroPointTracker:
 def _is_wanted(metric: Metric) -> bool:
     data = metric.data
     return (
-        (isinstance(data, (Histogram, ExponentialHistogram)) or (isinstance(data, Sum) and data.is_monotonic))
-        and data.aggregation_temporality is AggregationTemporality.CUMULATIVE
-        and bool(data.data_points)
-    )
+        isinstance(data, (Histogram, ExponentialHistogram)) or (isinstance(data, Sum) and data.is_monotonic)
+    ) and data.aggregation_temporality is AggregationTemporality.CUMULATIVE
 
 
 class _Stream:
